@@ -1,0 +1,110 @@
+"""Artifacts: trained or prepared things, one folder each, found by the fingerprint of what made them.
+
+A folder is built as `<fingerprint>.partial`, which survives a kill so that its maker can resume, and takes
+its final name in one rename after its manifest is written. A lock per fingerprint makes a second process
+wait for the first instead of making the same thing again.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+MANIFEST = "manifest.json"
+_EDGE = 1 << 20  # bytes of each end of a large file that its signature reads
+
+
+class CorruptedArtifact(ValueError):
+    """A file of an artifact is missing or differs from the one that was written."""
+
+
+def fingerprint(spec: Mapping[str, Any]) -> str:
+    """First 16 hex digits of the SHA-256 of `spec` as canonical JSON."""
+    return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def file_signature(path: Path) -> str:
+    """Identify a file's content by its size and the SHA-256 of its first and last MiB.
+
+    Enough to tell weights and corpora apart without reading many gigabytes at every start.
+    """
+    digest = hashlib.sha256(str(path.stat().st_size).encode())
+    with path.open("rb") as file:
+        digest.update(file.read(_EDGE))
+        file.seek(max(0, path.stat().st_size - _EDGE))
+        digest.update(file.read(_EDGE))
+    return digest.hexdigest()[:16]
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write `text` to `path` so that a reader sees the old file or the whole new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+class Store:
+    """The folder of all artifacts, `<root>/<kind>/<fingerprint>/`."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+
+    def fetch(self, kind: str, spec: Mapping[str, Any], make: Callable[[Path], None]) -> Path:
+        """Return the folder of the artifact that `spec` determines, making it if it is not there.
+
+        Args:
+            kind: `sae`, `nfm`, `tokens`, …: the first part of the folder's name.
+            spec: everything that determines the artifact; JSON-serialisable.
+            make: fills the folder it is given. That folder may hold what an interrupted call left.
+
+        Raises:
+            CorruptedArtifact: a file of a finished artifact is missing or was changed.
+        """
+        folder = self.root / kind / fingerprint(spec)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_suffix(".lock")):
+            if folder.exists():
+                _verify(folder)
+            else:
+                partial = folder.with_suffix(".partial")
+                partial.mkdir(exist_ok=True)
+                make(partial)
+                _write_manifest(partial, spec)
+                partial.replace(folder)
+        return folder
+
+
+def discard(folder: Path) -> None:
+    """Delete a folder inside an unfinished artifact, such as its checkpoints once training is done."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_manifest(folder: Path, spec: Mapping[str, Any]) -> None:
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
+    manifest = {"spec": spec, "files": {str(p.relative_to(folder)): _sha256(p) for p in files}}
+    write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1))
+
+
+def _verify(folder: Path) -> None:
+    try:
+        files = json.loads((folder / MANIFEST).read_text())["files"]
+    except (OSError, ValueError, KeyError) as error:
+        raise CorruptedArtifact(f"{folder / MANIFEST} cannot be read ({error}); delete {folder} to make it again") from None
+    for name, digest in files.items():
+        path = folder / name
+        if not path.is_file() or _sha256(path) != digest:
+            raise CorruptedArtifact(
+                f"{path} is missing or differs from what was written; allowed: the file as its manifest "
+                f"records it. Delete {folder} to make it again"
+            )
