@@ -1,0 +1,1 @@
+"""Tables, figures and the page of one study, made from its `result.json` alone."""

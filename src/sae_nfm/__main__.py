@@ -1,0 +1,39 @@
+"""`python -m sae_nfm [overrides]`: one study, or a sweep with `-m`."""
+
+import logging
+import shlex
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from sae_nfm import config
+from sae_nfm.errors import told_briefly
+from sae_nfm.store import write_atomically
+from sae_nfm.study import Study
+
+_HERE = Path(__file__).resolve().parent
+CONFIG_DIR = str(_HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parents[1] / "conf")
+
+
+@hydra.main(config_path=CONFIG_DIR, config_name="study", version_base="1.3")
+def _study(cfg: DictConfig) -> None:
+    hydra_config = HydraConfig.get()
+    folder = Path(hydra_config.runtime.output_dir)
+    command = shlex.join(["python", "-m", "sae_nfm", *hydra_config.overrides.task])
+    choices = {name: choice for name, choice in hydra_config.runtime.choices.items() if "hydra" not in name}
+    write_atomically(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    logging.captureWarnings(True)
+    Study(cfg, folder, {"command": command, "choices": choices}).run()
+
+
+def main() -> None:
+    """Entry point of the command line."""
+    config.register()
+    told_briefly(_study, CONFIG_DIR)()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""The comparison as one page: a sortable table, the figures, and what was left out."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from urllib.parse import quote
+
+from sae_nfm.compare.figures import Drawn
+from sae_nfm.compare.measures import MARGINAL, MEASURES, REDUCTION
+from sae_nfm.compare.studies import Problem, Study
+from sae_nfm.compare.tables import shown_folder
+from sae_nfm.compare.varied import numeric, text
+from sae_nfm.report.page import Html, figure, join, number_cell, page, table, tag
+
+# Each heading holds a button; a click sorts the rows by the cells' data-sort, then the other way round.
+_SORT = Html("""
+document.querySelectorAll("th button").forEach(button => button.addEventListener("click", () => {
+  const th = button.parentNode, body = th.closest("table").tBodies[0];
+  const sign = th.ariaSort === "ascending" ? -1 : 1, key = row => row.cells[th.cellIndex].dataset.sort;
+  th.parentNode.querySelectorAll("th").forEach(other => other.ariaSort = null);
+  th.ariaSort = sign > 0 ? "ascending" : "descending";
+  const order = (a, b) => a === "" || b === "" ? (a === "") - (b === "") :
+    sign * (isNaN(a) || isNaN(b) ? a.localeCompare(b) : a - b);
+  [...body.rows].sort((a, b) => order(key(a), key(b))).forEach(row => body.append(row));
+}));
+""")
+
+
+def write_page(
+    studies: Sequence[Study],
+    varied: Sequence[str],
+    problems: Sequence[Problem],
+    figures: Sequence[Drawn],
+    path: Path,
+    top: Path,
+) -> Path:
+    """Write the self-contained page; studies are linked relative to it."""
+    headings = [_heading(key) for key in varied]
+    headings += [_heading(measure.heading, class_="number") for measure in MEASURES]
+    headings.append(_heading("study"))
+    rows = (_row(study, varied, path.parent, top) for study in studies)
+    body = page(
+        f"Comparison of {len(studies)} studies",
+        tag("h1", top.name),
+        tag("p", _headline(studies), class_="headline"),
+        *(tag("p", sentence, class_="also") for sentence in _gains(studies)),
+        tag("h2", "Studies"),
+        table(headings, rows, class_="sortable"),
+        tag("p", "95% intervals in brackets. A click on a heading sorts.", class_="note"),
+        _left_out(problems, top),
+        *(
+            join([tag("h2", drawn.title), figure(drawn.path, drawn.title, drawn.caption)])
+            for drawn in figures
+        ),
+        tag("script", _SORT),
+    )
+    path.write_text(body, encoding="utf-8")
+    return path
+
+
+def _heading(words: str, **attributes: str) -> Html:
+    return tag("th", tag("button", words, type="button"), **attributes)
+
+
+def _row(study: Study, varied: Sequence[str], home: Path, top: Path) -> Html:
+    cells = []
+    for key in varied:
+        value = study.setting(key)
+        kind = {"class_": "number"} if numeric([value]) else {}
+        cells.append(tag("td", text(value), data_sort="" if value is None else text(value), **kind))
+    for measure in MEASURES:
+        read = study.values[measure.name]
+        sort = "" if read is None else repr(read.value)
+        cells.append(number_cell(read, measure.decimals, measure.unit, data_sort=sort))
+    report = study.folder / "report.html"
+    name = shown_folder(study.folder, top)
+    link = tag("a", name, href=quote(os.path.relpath(report, home))) if report.is_file() else name
+    return tag("tr", *cells, tag("td", link, data_sort=name, class_="name"))
+
+
+def _headline(studies: Sequence[Study]) -> str:
+    gains = [read.value for study in studies if (read := study.values[REDUCTION.name])]
+    if not gains:
+        return f"{len(studies)} studies, none with an NFM."
+    spread = f"{100 * min(gains):.1f}% to {100 * max(gains):.1f}%"
+    return (
+        f"Over {len(gains)} studies, the NFM's reduction of the SAE's next-token KL runs from {spread}, "
+        f"{100 * median(gains):.1f}% in the median."
+    )
+
+
+def _gains(studies: Sequence[Study]) -> list[str]:
+    """How often interactions gain anything beyond the linear part."""
+    shares = [read for study in studies if (read := study.values[MARGINAL.name]) and read.low is not None]
+    if not shares:
+        return []
+    helped = sum(share.excludes(0) and share.value > 0 for share in shares)
+    return [
+        f"In {helped} of {len(shares)} studies the 95% interval of what interactions gain beyond the linear "
+        f"part lies above 0; the median gain is {100 * median(s.value for s in shares):.2f}% of the KL."
+    ]
+
+
+def _left_out(problems: Sequence[Problem], top: Path) -> Html:
+    if not problems:
+        return Html()
+    items = (tag("li", tag("code", shown_folder(p.folder, top)), f": {p.reason}") for p in problems)
+    return join([tag("h2", f"Left out: {len(problems)}"), tag("ul", *items)])

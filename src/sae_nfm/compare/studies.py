@@ -1,0 +1,73 @@
+"""Finding studies below folders, finished or not, and reading the finished ones."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sae_nfm.compare.measures import MEASURES
+from sae_nfm.report.estimates import Estimate
+from sae_nfm.report.page import flatten
+
+SCHEMA = 1  # of the results that this version reads
+
+
+class Study(NamedTuple):
+    """What a comparison keeps of one study."""
+
+    folder: Path
+    settings: dict[str, Any]  # flat, keys as on the command line
+    choices: dict[str, str]  # config group → the option taken
+    values: dict[str, Estimate | None]  # by the name of the measure
+
+    def setting(self, key: str) -> Any:
+        """The option taken for a config group, or the value of a setting; None if it has neither."""
+        return self.choices.get(key, self.settings.get(key))
+
+
+class Problem(NamedTuple):
+    """A study that cannot be compared, and why."""
+
+    folder: Path
+    reason: str
+
+
+def read_studies(folders: Iterable[Path]) -> tuple[list[Study], list[Problem]]:
+    """Read every `result.json` below the folders, each once.
+
+    Returns:
+        The studies, and the jobs whose result is missing or cannot be read.
+    """
+    studies, problems = [], []
+    for folder in dict.fromkeys(job.resolve() for top in folders for job in _jobs(top)):
+        try:
+            studies.append(_read(folder))
+        except FileNotFoundError:
+            problems.append(Problem(folder, "no result.json: not finished, or failed"))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            problems.append(Problem(folder, f"broken result.json: {error}"))
+    return studies, problems
+
+
+def _jobs(top: Path) -> Iterator[Path]:
+    """Folders that hold a study, or in which one was begun, in the order of their names."""
+    for folder, below, files in os.walk(top):
+        begun = "config.yaml" in files or ".hydra" in below
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        if "result.json" in files or begun:
+            yield Path(folder)
+
+
+def _read(folder: Path) -> Study:
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    if not isinstance(result, dict) or result.get("schema") != SCHEMA:
+        raise ValueError(f"not a result of schema {SCHEMA}")
+    if not isinstance(result.get("conditions"), dict):
+        raise ValueError("it has no conditions")
+    return Study(
+        folder=folder,
+        settings=flatten(result.get("settings") or {}),
+        choices=result.get("choices") or {},
+        values={measure.name: measure.read(result) for measure in MEASURES},
+    )

@@ -1,0 +1,70 @@
+"""The comparison as a table on the terminal and as CSV."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from sae_nfm.compare.measures import MEASURES
+from sae_nfm.compare.studies import Problem, Study
+from sae_nfm.compare.varied import text
+from sae_nfm.report.estimates import format_parts
+
+
+def print_table(
+    studies: Sequence[Study], varied: Sequence[str], problems: Sequence[Problem], top: Path, console: Console
+) -> None:
+    """Print a row per study, with intervals where they fit, and name what could not be read."""
+    whole = _table(studies, varied, top, intervals=True)
+    needed = console.measure(whole, options=console.options.update(width=10_000)).maximum
+    if not console.is_terminal:
+        console = Console(file=console.file, width=needed)  # a pipe has no width to fit
+    fits = needed <= console.width
+    console.print(whole if fits else _table(studies, varied, top, intervals=False))
+    if not fits:
+        console.print("95% intervals are in compare.csv and compare.html.", style="dim", highlight=False)
+    for problem in problems:
+        console.print(
+            Text(f"left out: {shown_folder(problem.folder, top)}: {problem.reason}"), soft_wrap=True
+        )
+
+
+def shown_folder(folder: Path, top: Path) -> str:
+    """The folder as seen from the first of the compared ones."""
+    return str(folder.relative_to(top)) if folder.is_relative_to(top) and folder != top else str(folder)
+
+
+def _table(studies: Sequence[Study], varied: Sequence[str], top: Path, intervals: bool) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=f"{len(studies)} studies", title_justify="left")
+    for key in varied or ["study"]:
+        table.add_column(Text(key), style="bold")
+    for measure in MEASURES:
+        table.add_column(measure.heading, justify="right", overflow="fold")
+    for study in studies:
+        cells = [Text(text(study.setting(key))) for key in varied]
+        cells = cells or [Text(shown_folder(study.folder, top))]
+        for measure in MEASURES:
+            value, interval = format_parts(study.values[measure.name], measure.decimals, measure.unit)
+            cell = Text(value)
+            if interval and intervals:
+                cell.append(f"\n{interval}", style="dim")
+            cells.append(cell)
+        table.add_row(*cells)
+    return table
+
+
+def write_csv(studies: Sequence[Study], varied: Sequence[str], path: Path, top: Path) -> Path:
+    """Write a line per study: the varied settings, then every measure with its interval's ends."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        measures = [name for m in MEASURES for name in (m.name, f"{m.name}_low", f"{m.name}_high")]
+        writer.writerow(["study", *varied, *measures])
+        for study in studies:
+            settings = ["" if (value := study.setting(key)) is None else text(value) for key in varied]
+            values = [part for m in MEASURES for part in study.values[m.name] or (None, None, None)]
+            writer.writerow([shown_folder(study.folder, top), *settings, *values])
+    return path

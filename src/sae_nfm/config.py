@@ -1,0 +1,196 @@
+"""The schema of a study's configuration, and every place where the configuration becomes objects."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.config_store import ConfigStore
+from hydra.utils import instantiate
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from sae_nfm.data.activations import Pool
+from sae_nfm.data.corpora import Corpus
+from sae_nfm.evaluation.conditions import Baseline, Reconstruction
+from sae_nfm.lm import ASSETS, LanguageModel, Site
+from sae_nfm.models.nfm import NeuralFactorizationMachine
+from sae_nfm.models.sae import TopKSAE
+from sae_nfm.training.objectives import Reconstruction as ReconstructionObjective
+from sae_nfm.training.schedule import Schedule
+from sae_nfm.training.stages import Run
+from sae_nfm.training.tasks import OptimizerFactory
+
+
+@dataclass
+class Splits:
+    """Fractions of the documents that are held out."""
+
+    validation: float = MISSING
+    test: float = MISSING
+
+
+@dataclass
+class StudyConfig:
+    """Everything a study is made of; `conf/study.yaml` gives the values and says what they mean."""
+
+    name: str = MISSING
+    seed: int = MISSING
+    lm: Any = MISSING
+    corpus: Any = MISSING
+    splits: Splits = MISSING
+    max_tokens: int | None = MISSING
+    layer: int = MISSING
+    hook: str = MISSING
+    context: int = MISSING
+    normalizer: str = MISSING
+    sae: Any = MISSING
+    nfm: Any = MISSING
+    objective: Any = MISSING
+    sae_optimizer: Any = MISSING
+    nfm_optimizer: Any = MISSING
+    train_tokens: int = MISSING
+    nfm_train_tokens: int = MISSING
+    batch_tokens: int = MISSING
+    pool_tokens: int = MISSING
+    validation_tokens: int = MISSING
+    lm_batch: int = MISSING
+    warmup: float = MISSING
+    decay: float = MISSING
+    gradient_clip: float = MISSING
+    dead_after: int = MISSING
+    checkpoint_every: int = MISSING
+    validations: int = MISSING
+    evaluation: Any = MISSING
+    eval_tokens: int = MISSING
+    trainer: Any = MISSING
+    logger: Any = MISSING
+    artifacts: str = MISSING
+
+
+def register() -> None:
+    """Make the schema known to Hydra, and the `asset` interpolation to OmegaConf."""
+    ConfigStore.instance().store(name="schema", node=StudyConfig)
+    OmegaConf.register_new_resolver("asset", lambda name: str(ASSETS / name), replace=True)
+
+
+def plain(node: Any) -> Any:
+    """A config node as plain resolved containers."""
+    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+
+
+def language_model(cfg: DictConfig) -> LanguageModel:
+    """The frozen model, checked to have the site and the context length."""
+    lm = instantiate(cfg.lm)
+    lm.check(site(cfg), cfg.context)
+    return lm
+
+
+def site(cfg: DictConfig) -> Site:
+    """Where activations are read and replaced."""
+    return Site(cfg.layer, cfg.hook)
+
+
+def corpus(cfg: DictConfig) -> Corpus:
+    """The documents."""
+    return instantiate(cfg.corpus)
+
+
+def sae(cfg: DictConfig, d_in: int) -> TopKSAE:
+    """An untrained SAE."""
+    return instantiate(cfg.sae, d_in=d_in)
+
+
+def nfm(cfg: DictConfig, d_out: int) -> NeuralFactorizationMachine:
+    """An untrained NFM over the SAE's latents."""
+    return instantiate(cfg.nfm, d_sae=cfg.sae.d_sae, d_out=d_out)
+
+
+def objective(cfg: DictConfig) -> ReconstructionObjective:
+    """The loss of both stages."""
+    return instantiate(cfg.objective)
+
+
+def optimizer(node: DictConfig) -> OptimizerFactory:
+    """An optimizer that lacks its parameters."""
+    return instantiate(node)
+
+
+def pool(cfg: DictConfig) -> Pool:
+    """How training activations are mixed."""
+    return Pool(cfg.pool_tokens, cfg.batch_tokens)
+
+
+def schedule(cfg: DictConfig, setting: str) -> Schedule:
+    """The learning rate over as many whole batches as a number of tokens holds.
+
+    Raises:
+        ValueError: there are too few tokens for one batch.
+    """
+    num_tokens = cfg[setting]
+    if num_tokens < cfg.batch_tokens:
+        raise ValueError(f"{setting}={num_tokens}: allowed are whole numbers from batch_tokens={cfg.batch_tokens}")
+    return Schedule(num_tokens // cfg.batch_tokens, cfg.warmup, cfg.decay)
+
+
+def baselines(cfg: DictConfig) -> dict[str, Baseline]:
+    """The baselines that the evaluation names."""
+    return _named(cfg.evaluation, "baselines", "baseline")
+
+
+def reconstructions(cfg: DictConfig) -> dict[str, Reconstruction]:
+    """The reconstructions that the evaluation names, without those that need an NFM where there is none."""
+    named = _named(cfg.evaluation, "reconstructions", "reconstruction")
+    if cfg.nfm is not None:
+        return named
+    return {name: made for name, made in named.items() if not getattr(made, "add", ())}
+
+
+def _named(evaluation: DictConfig, chosen: str, definitions: str) -> dict[str, Any]:
+    available = evaluation[definitions]
+    if unknown := [name for name in evaluation[chosen] if name not in available]:
+        raise ValueError(f"evaluation.{chosen}={unknown}: allowed are {', '.join(available)}")
+    return {name: instantiate(available[name]) for name in evaluation[chosen]}
+
+
+def run(cfg: DictConfig, folder: Path) -> Run:
+    """How the stages are run."""
+    return Run(
+        trainer=instantiate(cfg.trainer),
+        logger=partial(_logger, cfg, folder),
+        gradient_clip=cfg.gradient_clip,
+        checkpoint_every=cfg.checkpoint_every,
+        validations=cfg.validations,
+    )
+
+
+def _logger(cfg: DictConfig, folder: Path, stage: str) -> Any:
+    if not cfg.logger:
+        return False
+    return instantiate(cfg.logger)(folder=folder, stage=stage, config=plain(cfg))
+
+
+def check(cfg: DictConfig) -> None:
+    """Build everything that is cheap to build once, so that a wrong setting is named before hours of training.
+
+    Raises:
+        ValueError: a setting is not allowed; the message names it.
+    """
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:
+        raise ValueError(f"{missing[0]}: it has no value; give it one, as in {missing[0]}=VALUE")
+    for setting in ("train_tokens", "nfm_train_tokens", "eval_tokens", "lm_batch", "validation_tokens", "validations"):
+        if cfg[setting] < 1:
+            raise ValueError(f"{setting}={cfg[setting]}: allowed are whole numbers from 1")
+    pool(cfg)
+    schedule(cfg, "train_tokens")
+    with torch.device("meta"):
+        sae(cfg, d_in=8)
+        if cfg.nfm is not None:
+            nfm(cfg, d_out=8)
+            schedule(cfg, "nfm_train_tokens")
+    objective(cfg)
+    baselines(cfg)
+    reconstructions(cfg)
+    if cfg.evaluation.bos not in ("keep", "patch"):
+        raise ValueError(f"evaluation.bos={cfg.evaluation.bos}: allowed are keep, patch")

@@ -1,0 +1,203 @@
+"""Token blocks → activations at a site, shuffled through a pool, as a Lightning data module."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from sae_nfm.data.tokens import TokenBlocks, TokenSplits
+from sae_nfm.lm import LanguageModel, Site
+
+
+class ActivationStream:
+    """The activations of a split as one endless sequence of scored tokens, addressed by number.
+
+    The blocks are permuted anew in every round through the split; token n of the sequence is the same in every
+    process and after every restart, so that sharding and resuming are arithmetic. BOS tokens are not in it.
+
+    Args:
+        lm: read up to `site`.
+        site: where activations are read.
+        blocks: the split's token blocks.
+        lm_batch: blocks that go through the prefix at once.
+        seed: of the permutations; None keeps the blocks' order.
+    """
+
+    def __init__(self, lm: LanguageModel, site: Site, blocks: TokenBlocks, lm_batch: int, seed: int | None) -> None:
+        self.lm, self.site, self.blocks, self.lm_batch, self.seed = lm, site, blocks, lm_batch, seed
+        self.tokens_per_round = int(blocks.num_scored().sum())
+        self._round: tuple[int, np.ndarray, np.ndarray] | None = None
+
+    def read(self, start: int, stop: int) -> Float[Tensor, "token d_model"]:
+        """Activations of tokens `start` to `stop` of the sequence, in the model's dtype, on its device."""
+        pieces = []
+        while start < stop:
+            round_number, offset = divmod(start, self.tokens_per_round)
+            take = min(stop - start, self.tokens_per_round - offset)
+            pieces.extend(self._read_in_round(round_number, offset, take))
+            start += take
+        return torch.cat(pieces)
+
+    def _read_in_round(self, round_number: int, offset: int, take: int) -> Iterator[Tensor]:
+        order, ends = self._order(round_number)
+        first = int(np.searchsorted(ends, offset, side="right"))
+        last = int(np.searchsorted(ends, offset + take, side="left"))
+        skip = offset - (int(ends[first - 1]) if first else 0)
+        for begin in range(first, last + 1, self.lm_batch):
+            tokens = self.blocks.tokens(order[begin : min(begin + self.lm_batch, last + 1)])
+            activation = self.lm.prefix(tokens, self.site).activation
+            scored = activation[(tokens != self.blocks.bos_id).to(activation.device)][skip : skip + take]
+            skip, take = 0, take - len(scored)
+            yield scored
+
+    def _order(self, round_number: int) -> tuple[np.ndarray, np.ndarray]:
+        """The blocks of a round in their order, and how many scored tokens end with each."""
+        if self._round is None or self._round[0] != round_number:
+            order = np.arange(len(self.blocks))
+            if self.seed is not None:
+                order = np.random.default_rng((self.seed, round_number)).permutation(order)
+            self._round = (round_number, order, np.cumsum(self.blocks.num_scored()[order]))
+        return self._round[1:]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """How activations are mixed: `tokens` of them are drawn at a time, shuffled, and dealt out in batches.
+
+    Args:
+        tokens: size of the pool over all processes.
+        batch: tokens per training step over all processes; divides `tokens`.
+    """
+
+    tokens: int
+    batch: int
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise ValueError(f"batch_tokens={self.batch}: allowed are whole numbers from 1")
+        if self.tokens < self.batch or self.tokens % self.batch:
+            raise ValueError(f"pool_tokens={self.tokens}: allowed are multiples of batch_tokens={self.batch}")
+
+
+class PooledBatches(IterableDataset):
+    """Training batches of one process, from a given step on.
+
+    Pool number c holds tokens c·P to (c+1)·P of the sequence, of which every process reads its own part.
+
+    Args:
+        stream: the training sequence.
+        pool: sizes over all processes.
+        step: the first step to deal.
+        rank: this process.
+        world_size: number of processes; divides the batch.
+        seed: of the shuffles.
+    """
+
+    def __init__(
+        self, stream: ActivationStream, pool: Pool, step: int, rank: int, world_size: int, seed: int
+    ) -> None:
+        if pool.batch % world_size:
+            raise ValueError(f"batch_tokens={pool.batch}: allowed are multiples of the {world_size} processes")
+        self.stream, self.pool, self.step = stream, pool, step
+        self.rank, self.world_size, self.seed = rank, world_size, seed
+
+    def __iter__(self) -> Iterator[Float[Tensor, "token d_model"]]:
+        batch, steps = self.pool.batch // self.world_size, self.pool.tokens // self.pool.batch
+        number, position = divmod(self.step, steps)
+        while True:
+            activations = self._fill(number)
+            for i in range(position, steps):
+                yield activations[i * batch : (i + 1) * batch]
+            number, position = number + 1, 0
+
+    def _fill(self, number: int) -> Float[Tensor, "token d_model"]:
+        """Draw pool `number` and shuffle it."""
+        size = self.pool.tokens // self.world_size
+        start = number * self.pool.tokens + self.rank * size
+        activations = self.stream.read(start, start + size)
+        order = np.random.default_rng((self.seed, number, self.rank)).permutation(size)
+        return activations[torch.from_numpy(order).to(activations.device)]
+
+
+class ActivationModule(LightningDataModule):
+    """Training and validation activations of one site.
+
+    Args:
+        lm: moved to the trainer's device at set-up.
+        site: where activations are read.
+        splits: token blocks; the test split is not touched.
+        pool: batch and shuffle pool.
+        lm_batch: blocks that go through the prefix at once.
+        validation_tokens: held-out tokens per validation, at most.
+        seed: of permutations and shuffles.
+    """
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        site: Site,
+        splits: TokenSplits,
+        pool: Pool,
+        lm_batch: int,
+        validation_tokens: int,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.lm, self.pool, self.seed = lm, pool, seed
+        self.training = ActivationStream(lm, site, splits.train, lm_batch, seed)
+        self.validation = ActivationStream(lm, site, splits.validation, lm_batch, None)
+        self.validation_tokens = min(validation_tokens, self.validation.tokens_per_round)
+        self.step = 0
+
+    def setup(self, stage: str) -> None:
+        """Put the model where the trainer computes."""
+        assert self.trainer is not None
+        self.lm.to(self.trainer.strategy.root_device)
+
+    def sample(self, num_tokens: int) -> Float[Tensor, "token d_model"]:
+        """The first training activations, for fitting the normaliser and initialising biases."""
+        return self.training.read(0, num_tokens)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The step that the stream has to go on from."""
+        assert self.trainer is not None
+        return {"step": self.trainer.global_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint's step."""
+        self.step = state_dict["step"]
+
+    def train_dataloader(self) -> DataLoader:
+        """Endless batches on the device; the trainer's `max_steps` ends them."""
+        assert self.trainer is not None
+        rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        batches = PooledBatches(self.training, self.pool, self.step, rank, world_size, self.seed)
+        return DataLoader(batches, batch_size=None)
+
+    def val_dataloader(self) -> DataLoader:
+        """Held-out activations, every process its own part."""
+        assert self.trainer is not None
+        return DataLoader(
+            _Slices(
+                self.validation, self.validation_tokens, self.pool.batch, self.trainer.global_rank, self.trainer.world_size
+            ),
+            batch_size=None,
+        )
+
+
+class _Slices(IterableDataset):
+    """Consecutive slices of a sequence, dealt in turn to the processes; nothing is padded or dropped."""
+
+    def __init__(self, stream: ActivationStream, num_tokens: int, size: int, rank: int, world_size: int) -> None:
+        self.stream, self.num_tokens, self.size = stream, num_tokens, size
+        self.rank, self.world_size = rank, world_size
+
+    def __iter__(self) -> Iterator[Float[Tensor, "token d_model"]]:
+        for start in range(self.rank * self.size, self.num_tokens, self.world_size * self.size):
+            yield self.stream.read(start, min(start + self.size, self.num_tokens))

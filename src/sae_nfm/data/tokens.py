@@ -1,0 +1,265 @@
+"""From documents to blocks of tokens: tokenised once, kept in the store, split by document."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+from jaxtyping import Int, Int64
+from numpy.typing import DTypeLike
+from torch import Tensor
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerFast
+
+from sae_nfm.data.corpora import Corpus, Document
+from sae_nfm.store import Store, fingerprint
+
+SPLITS = ("train", "validation", "test")
+_BATCH = 1 << 20  # characters tokenised, and tokens counted, at a time
+
+
+class TokenBlocks:
+    """Blocks of `context` tokens of one split, read from disk as they are asked for.
+
+    Every document lies in the split's stream as BOS and its tokens. Block i is one more BOS and
+    `stream[i * (context - 1) : (i + 1) * (context - 1)]`; the last tokens that fill no block are left out.
+
+    Attributes:
+        context: tokens of a block, the BOS in front included.
+        bos_id: id of the BOS token.
+        num_documents: documents of the split.
+        num_tokens: tokens of the split, each document's BOS included.
+    """
+
+    def __init__(self, folder: Path, split: str, context: int, bos_id: int) -> None:
+        self.context = context
+        self.bos_id = bos_id
+        self._source = (folder, split)
+        self._stream = np.load(folder / f"{split}.tokens.npy", mmap_mode="r")
+        self._starts = np.load(folder / f"{split}.documents.npy", mmap_mode="r")
+        self._num_scored: Int64[np.ndarray, " block"] | None = None
+        self.num_documents = len(self._starts)
+        self.num_tokens = len(self._stream)
+
+    def __len__(self) -> int:
+        return self.num_tokens // (self.context - 1)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy in another process maps the files again, rather than carrying the tokens with it.
+        return TokenBlocks, (*self._source, self.context, self.bos_id)
+
+    def tokens(self, blocks: Sequence[int] | Int[np.ndarray, " block"]) -> Int64[Tensor, "block context"]:
+        """Token ids of `blocks`, BOS first."""
+        ids = torch.from_numpy(self._stream[self._positions(blocks)].astype(np.int64))
+        return torch.nn.functional.pad(ids, (1, 0), value=self.bos_id)
+
+    def documents(self, blocks: Sequence[int] | Int[np.ndarray, " block"]) -> Int64[Tensor, "block context"]:
+        """For each token of `blocks` the number of its document, `0 … num_documents - 1`.
+
+        The BOS in front belongs to the document of the token after it.
+        """
+        numbers = np.searchsorted(self._starts, self._positions(blocks), side="right") - 1
+        return torch.from_numpy(numbers[:, [0, *range(numbers.shape[1])]])
+
+    def num_scored(self) -> Int64[np.ndarray, " block"]:
+        """Tokens of each block that are not BOS."""
+        if self._num_scored is None:
+            width = self.context - 1
+            rows = max(1, _BATCH // width)
+            counts = [np.zeros(0, np.int64)]
+            for first in range(0, len(self), rows):
+                last = min(first + rows, len(self))
+                part = self._stream[first * width : last * width].reshape(-1, width)
+                counts.append((part != self.bos_id).sum(axis=1, dtype=np.int64))
+            self._num_scored = np.concatenate(counts)
+        return self._num_scored
+
+    def _positions(
+        self, blocks: Sequence[int] | Int[np.ndarray, " block"]
+    ) -> Int[np.ndarray, "block scored"]:
+        width = self.context - 1
+        return np.asarray(blocks, np.int64)[:, None] * width + np.arange(width)
+
+
+class TokenSplits(NamedTuple):
+    """The blocks of each split; no document is in two of them.
+
+    Attributes:
+        train: what dictionaries are trained on.
+        validation: what training is watched on.
+        test: what is evaluated.
+    """
+
+    train: TokenBlocks
+    validation: TokenBlocks
+    test: TokenBlocks
+
+
+def prepare_tokens(
+    store: Store,
+    corpus: Corpus,
+    tokenizer: PreTrainedTokenizerFast,
+    context: int,
+    splits: Mapping[str, float],
+    max_tokens: int | None,
+) -> tuple[TokenSplits, dict[str, Any]]:
+    """Tokenise `corpus`, or find it tokenised in `store`, and return its blocks.
+
+    Args:
+        store: where the tokens are kept; every `context` reads the same ones.
+        corpus: the documents.
+        tokenizer: a fast tokenizer; its BOS or else EOS token opens each document.
+        context: tokens of a block.
+        splits: `validation` and `test`, the fractions of the documents that go there.
+        max_tokens: stop the corpus after so many tokens, all splits together; `None` takes all of it.
+
+    Returns:
+        The splits, and the spec that determines their documents and tokens.
+
+    Raises:
+        ValueError: a setting is not allowed, or a split has too little text for a block.
+    """
+    _check(context, splits)
+    spec = {
+        "corpus": corpus.signature(),
+        "tokenizer": _tokenizer_signature(tokenizer),
+        "bos_id": _bos_id(tokenizer),
+        "splits": {split: float(fraction) for split, fraction in splits.items()},
+        "max_tokens": max_tokens,
+    }
+    folder = store.fetch("tokens", spec, lambda folder: _write(folder, corpus, tokenizer, splits, max_tokens))
+    blocks = TokenSplits(*(TokenBlocks(folder, split, context, spec["bos_id"]) for split in SPLITS))
+    for split, found in zip(SPLITS, blocks, strict=True):
+        if len(found) == 0:
+            raise ValueError(
+                f"corpus: split {split} holds {found.num_tokens} tokens ({found.num_documents} documents),\n"
+                f"too few for one block of context={context}; allowed: {context - 1} tokens or more.\n"
+                f"Change the corpus, the context, splits={dict(splits)} or max_tokens={max_tokens}"
+            )
+    return blocks, spec
+
+
+def _check(context: int, splits: Mapping[str, float]) -> None:
+    if context < 2:
+        raise ValueError(f"context={context}; allowed: 2 or more, of which one is BOS")
+    fractions = list(splits.values())
+    if set(splits) != set(SPLITS[1:]) or min(fractions) <= 0 or sum(fractions) >= 1:
+        raise ValueError(
+            f"splits={dict(splits)}; allowed: validation and test, fractions above 0 whose sum is below 1"
+        )
+
+
+def _bos_id(tokenizer: PreTrainedTokenizerFast) -> int:
+    for token_id in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if isinstance(token_id, int):
+            return token_id
+    raise ValueError(
+        f"lm: the tokenizer of {tokenizer.name_or_path} has neither a BOS nor an EOS token; "
+        "allowed: a language model whose tokenizer names one of them"
+    )
+
+
+def _tokenizer_signature(tokenizer: PreTrainedTokenizerFast) -> str:
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    content.update(truncation=None, padding=None)  # these two follow the last call
+    return fingerprint(content)
+
+
+def _write(
+    folder: Path,
+    corpus: Corpus,
+    tokenizer: PreTrainedTokenizerFast,
+    splits: Mapping[str, float],
+    max_tokens: int | None,
+) -> None:
+    bos_id = _bos_id(tokenizer)
+    dtype = np.uint16 if len(tokenizer) < 1 << 16 else np.uint32
+    written = 0
+    with ExitStack() as stack:
+        streams, starts = (
+            {
+                split: stack.enter_context(_GrowingArray(folder / f"{split}.{name}.npy", kind))
+                for split in SPLITS
+            }
+            for name, kind in (("tokens", dtype), ("documents", np.int64))
+        )
+        bar = tqdm(desc="tokens", unit=" tokens", unit_scale=True, total=max_tokens, mininterval=1)
+        stack.enter_context(bar)
+        for document, ids in _tokenised(corpus.documents(), tokenizer):
+            room = None if max_tokens is None else max_tokens - written
+            ids = [bos_id, *ids][:room]
+            split = _split_of(document.key, splits)
+            starts[split].append([streams[split].size])
+            streams[split].append(ids)
+            written += len(ids)
+            bar.update(len(ids))
+            if room == len(ids):
+                break
+    if written == 0:
+        raise ValueError("corpus: it holds no document; allowed: a corpus with some text in it")
+
+
+def _tokenised(
+    documents: Iterator[Document], tokenizer: PreTrainedTokenizerFast
+) -> Iterator[tuple[Document, list[int]]]:
+    for batch in _batches(documents):
+        ids = tokenizer(
+            [document.text for document in batch],
+            add_special_tokens=False,
+            return_attention_mask=False,
+            verbose=False,  # a document longer than the model's context is no reason to warn
+        )["input_ids"]
+        yield from zip(batch, ids, strict=True)
+
+
+def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
+    batch: list[Document] = []
+    num_chars = 0
+    for document in documents:
+        batch.append(document)
+        num_chars += len(document.text)
+        if num_chars >= _BATCH:
+            yield batch
+            batch, num_chars = [], 0
+    if batch:
+        yield batch
+
+
+def _split_of(key: str, splits: Mapping[str, float]) -> str:
+    """A split of which the key alone decides, so that it stays when a corpus grows."""
+    place = int.from_bytes(hashlib.sha1(key.encode()).digest()[:8], "big") / 2**64
+    for split in ("validation", "test"):
+        if place < splits[split]:
+            return split
+        place -= splits[split]
+    return "train"
+
+
+class _GrowingArray:
+    """A one-dimensional `.npy` file, written as it grows, so that it never has to fit in memory."""
+
+    def __init__(self, path: Path, dtype: DTypeLike) -> None:
+        self.size = 0
+        self._dtype = np.dtype(dtype)
+        self._file = path.open("wb")
+        self._write_header()
+
+    def append(self, values: Sequence[int]) -> None:
+        self._file.write(np.asarray(values, self._dtype).tobytes())
+        self.size += len(values)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.seek(0)
+        self._write_header()  # as long as the first one: NumPy leaves room for a size that grows
+        self._file.close()
+
+    def _write_header(self) -> None:
+        header = {"descr": self._dtype.str, "fortran_order": False, "shape": (self.size,)}
+        np.lib.format.write_array_header_1_0(self._file, header)

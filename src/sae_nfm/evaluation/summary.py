@@ -1,0 +1,167 @@
+"""Sums → the figures of `result.json`: conditions, ratios, headlines and tests."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from sae_nfm.evaluation.metrics import MEASURES, histogram_edges
+from sae_nfm.evaluation.statistics import Estimate, clustered_t, document_bootstrap, holm, unpaired_t, wilcoxon
+from sae_nfm.evaluation.task import Condition
+
+_COARSE = 29  # fine histogram bins per bin of the result: an eighth of a decade
+
+
+class Summary:
+    """Figures of one evaluation.
+
+    Args:
+        conditions: in the order of the sums.
+        sums: what `EvaluationSums.compute` returns.
+        resamples: of the document bootstrap.
+        seed: of the document bootstrap.
+
+    Raises:
+        ValueError: the sums hold fewer than two documents, so that nothing can be said about their spread.
+    """
+
+    def __init__(self, conditions: list[Condition], sums: dict[str, Tensor], resamples: int, seed: int) -> None:
+        self.conditions, self.names = conditions, [condition.name for condition in conditions]
+        self.sums = {name: value.numpy() for name, value in sums.items()}
+        kept = self.sums["tokens_by_document"] > 0
+        if kept.sum() < 2:
+            raise ValueError(f"eval_tokens: the scored tokens come from {kept.sum()} document; allowed are 2 or more")
+        self.by_document = self.sums["by_document"][:, :, kept]
+        self.tokens = self.sums["tokens_by_document"][kept]
+        targets = self.sums["targets_by_document"][kept]
+        self._totals = {"kl": self.tokens, "mse": self.tokens, "ce": targets}
+        rows = [self._documents(m, n) for m in self._totals for n in self.names] + [self.tokens, targets]
+        replicates = document_bootstrap(np.stack(rows), resamples, seed)
+        self._replicates = dict(zip(itertools.product(self._totals, self.names), replicates.T, strict=False))
+        self._resampled_totals = {"kl": replicates[:, -2], "mse": replicates[:, -2], "ce": replicates[:, -1]}
+
+    def _documents(self, measure: str, name: str) -> np.ndarray:
+        """Σ of a measure over each document's tokens."""
+        return self.by_document[MEASURES.index(measure), self.names.index(name)]
+
+    def _mean(self, measure: str, name: str) -> tuple[float, np.ndarray]:
+        """Mean per token and its bootstrap replicates."""
+        value = self._documents(measure, name).sum() / self._totals[measure].sum()
+        return value, self._replicates[measure, name] / self._resampled_totals[measure]
+
+    def estimate(self, measure: str, name: str) -> Estimate:
+        """Mean of a measure per token."""
+        return Estimate.of(*self._mean(measure, name))
+
+    def difference(self, measure: str, a: str, b: str) -> Estimate:
+        """Mean of a measure under `a` less that under `b`."""
+        (x, xs), (y, ys) = self._mean(measure, a), self._mean(measure, b)
+        return Estimate.of(x - y, xs - ys)
+
+    def ratio(self, measure: str, a: str, b: str) -> Estimate | None:
+        """Mean of a measure under `a` over that under `b`; None where the latter is 0."""
+        (x, xs), (y, ys) = self._mean(measure, a), self._mean(measure, b)
+        return Estimate.of(x / y, xs / ys) if y > 0 and (ys > 0).all() else None
+
+    def reduction(self, measure: str, a: str, b: str) -> Estimate | None:
+        """1 − ratio of `a` to `b`: the share of `b` that `a` takes away."""
+        ratio = self.ratio(measure, a, b)
+        return None if ratio is None else Estimate(1 - ratio.value, (1 - ratio.ci95[1], 1 - ratio.ci95[0]))
+
+    def condition(self, name: str) -> dict[str, Any]:
+        """The entry of one condition in `result.json`."""
+        plain = {
+            measure: self._documents(measure, name).sum() / self.tokens.sum()
+            for measure in ("agreement", "l2", "mse", "cosine")
+        }
+        increase = self.difference("ce", name, "clean")
+        number = self.names.index(name)
+        return {
+            "n": int(self.sums["draws"][number]),
+            "draws": self.conditions[number].draws,
+            "kl": self._kl(name),
+            "ce": self._mean("ce", name)[0],
+            "ce_increase": increase.value,
+            "ce_increase_ci95": list(increase.ci95),
+            "top1_agreement": plain["agreement"],
+            "l2": plain["l2"],
+            "mse": plain["mse"],
+            "cosine": plain["cosine"],
+            "by_position": self._by_position(number),
+        }
+
+    def _kl(self, name: str) -> dict[str, Any]:
+        number, estimate = self.names.index(name), self.estimate("kl", name)
+        low, high = float(self.sums["kl_min"][number]), float(self.sums["kl_max"][number])
+        counts = self.sums["histogram"][number]
+        return {
+            "mean": estimate.value,
+            "ci95": list(estimate.ci95),
+            "std": self._moments(name)[1],
+            "median": _median(counts, low, high),
+            "min": low,
+            "max": high,
+            "histogram": _coarse(counts),
+        }
+
+    def _moments(self, name: str) -> tuple[float, float, int]:
+        """Mean, standard deviation and number of all KL values, draws included."""
+        number = self.names.index(name)
+        n, total = int(self.sums["draws"][number]), float(self.sums["kl_sum"][number])
+        variance = (float(self.sums["kl_squared"][number]) - total**2 / n) / max(1, n - 1)
+        return total / n, max(0.0, variance) ** 0.5, n
+
+    def _by_position(self, number: int) -> dict[str, list[Any]]:
+        """Mean KL at each position, with a normal interval: tokens at one position are of different blocks."""
+        n = self.sums["tokens_by_position"]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            mean = self.sums["by_position"][number] / n
+            variance = np.maximum(0, self.sums["by_position_squared"][number] / n - mean**2) * n / (n - 1)
+            margin = 1.96 * np.sqrt(variance / n)
+        return {
+            "kl": [float(m) if k else None for m, k in zip(mean, n, strict=True)],
+            "ci95": [
+                [float(m - e), float(m + e)] if k > 1 else None for m, e, k in zip(mean, margin, n, strict=True)
+            ],
+        }
+
+    def tests(self, pairs: list[tuple[str, str]]) -> list[dict[str, Any]]:
+        """Paired tests of KL between conditions, Holm-adjusted over the family of these pairs."""
+        out = [self._test(a, b) for a, b in pairs]
+        adjusted = holm([test["paired_t_clustered"]["p"] for test in out])
+        return [{**test, "p_holm": p} for test, p in zip(out, adjusted, strict=True)]
+
+    def _test(self, a: str, b: str) -> dict[str, Any]:
+        differences = self._documents("kl", a) - self._documents("kl", b)
+        estimate = self.difference("kl", a, b)
+        i, j = self.names.index(a), self.names.index(b)
+        n, products = self.tokens.sum(), self.sums["products"]
+        squared = (products[i, i] - 2 * products[i, j] + products[j, j]) / n
+        deviation = max(1e-300, squared - estimate.value**2) ** 0.5
+        return {
+            "a": a,
+            "b": b,
+            "difference": {"mean": estimate.value, "ci95": list(estimate.ci95)},
+            "paired_t_clustered": clustered_t(differences, self.tokens),
+            "wilcoxon": wilcoxon(differences / self.tokens),
+            "cohens_d": estimate.value / deviation,
+            "unpaired_t_as_published": unpaired_t(self._moments(a), self._moments(b)),
+            "fraction_worse": float(self.sums["worse"][i, j] / n),
+        }
+
+
+def _median(counts: np.ndarray, low: float, high: float) -> float:
+    """Middle of the bin that holds the median, good to half the bins' 1%."""
+    edges = histogram_edges().numpy()
+    middle = int(np.searchsorted(np.cumsum(counts), (counts.sum() + 1) / 2))
+    return float(np.clip(np.sqrt(edges[middle] * edges[middle + 1]), low, high))
+
+
+def _coarse(counts: np.ndarray) -> dict[str, list[Any]]:
+    """A histogram coarse enough to draw, without its empty ends."""
+    grouped = counts.reshape(-1, _COARSE).sum(1)
+    edges = histogram_edges().numpy()[::_COARSE]
+    filled = np.flatnonzero(grouped)
+    first, last = int(filled[0]), int(filled[-1]) + 1
+    return {"edges": edges[first : last + 1].tolist(), "counts": grouped[first:last].tolist()}

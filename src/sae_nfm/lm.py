@@ -1,0 +1,155 @@
+"""The frozen language model, cut at one site: tokens → prefix → activation → (spliced) → suffix → logits."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from sae_nfm.store import file_signature
+
+HOOKS = ("resid_pre", "resid_post", "mlp_out", "attn_out")
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+ASSETS = Path(__file__).parent / "assets"
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where activations are read and reconstructions written: a layer (from 0) and a hook point in it."""
+
+    layer: int
+    hook: str
+
+    @property
+    def name(self) -> str:
+        """TransformerLens's name of the hook point."""
+        return f"blocks.{self.layer}.hook_{self.hook}"
+
+
+
+class Prefix(NamedTuple):
+    """What the prefix leaves for a site."""
+
+    activation: Float[Tensor, "block pos d_model"]
+    """The activation at the site."""
+    resid: Float[Tensor, "block pos d_model"]
+    """The residual stream that enters the suffix's first layer; the activation itself where that is the site."""
+
+
+class LanguageModel:
+    """A frozen causal LM behind TransformerLens's `TransformerBridge`, in eval mode and without gradients.
+
+    It is no `nn.Module`, so that no checkpoint ever contains it.
+
+    Args:
+        path: a Hugging Face model name or a local folder in its format.
+        dtype: `float32`, `float64`, `bfloat16` or `float16`.
+    """
+
+    def __init__(self, path: str, dtype: str) -> None:
+        if dtype not in DTYPES:
+            raise ValueError(f"lm.dtype={dtype}: allowed are {', '.join(DTYPES)}")
+        self.path, self.dtype = path, dtype
+        self.bridge = _boot(path, DTYPES[dtype])
+        self.bridge.eval().requires_grad_(False)
+        self.n_layers: int = self.bridge.cfg.n_layers
+        self.d_model: int = self.bridge.cfg.d_model
+        self.d_vocab: int = self.bridge.cfg.d_vocab
+        self.n_ctx: int = self.bridge.cfg.n_ctx
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's own tokenizer."""
+        return self.bridge.tokenizer
+
+    def to(self, device: torch.device | str) -> "LanguageModel":
+        """Move the weights to `device`."""
+        self.bridge.to(device)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.bridge.parameters()).device
+
+    def signature(self) -> dict[str, Any]:
+        """What identifies the model in a fingerprint: the content of a local folder, else the name."""
+        folder = Path(self.path)
+        if not folder.is_dir():
+            return {"name": self.path, "dtype": self.dtype}
+        files = sorted(p for p in folder.iterdir() if p.suffix in {".json", ".safetensors", ".bin"})
+        return {"files": {p.name: file_signature(p) for p in files}, "dtype": self.dtype}
+
+    def check(self, site: Site, context: int) -> None:
+        """Raise a `ValueError` that lists what the model has, if it lacks the site or the context length."""
+        if site.hook not in HOOKS:
+            raise ValueError(f"hook={site.hook}: allowed are {', '.join(HOOKS)}")
+        if not 0 <= site.layer < self.n_layers:
+            raise ValueError(f"layer={site.layer}: {self.path} has layers 0 to {self.n_layers - 1}")
+        if not 2 <= context <= self.n_ctx:
+            raise ValueError(f"context={context}: {self.path} takes 2 to {self.n_ctx} tokens")
+
+    @torch.no_grad()
+    def prefix(self, tokens: Int64[Tensor, "block pos"], site: Site) -> Prefix:
+        """Run the model up to the site."""
+        start = self._layer_entered_at(site)
+        if start is not None:
+            resid = self.bridge(tokens.to(self.device), stop_at_layer=start)
+            return Prefix(resid, resid)
+        resid = self.bridge(tokens.to(self.device), stop_at_layer=site.layer)
+        kept: list[Tensor] = []
+        with self.bridge.hooks(fwd_hooks=[(site.name, lambda value, hook: kept.append(value))]):
+            self.bridge(resid, start_at_layer=site.layer, stop_at_layer=site.layer + 1)
+        return Prefix(kept[0], resid)
+
+    @torch.no_grad()
+    def suffix(
+        self, activation: Float[Tensor, "row pos d_model"], resid: Float[Tensor, "row pos d_model"], site: Site
+    ) -> Float[Tensor, "row pos d_vocab"]:
+        """Splice `activation` in at the site and run the model on to its logits.
+
+        Args:
+            activation: what stands at the site, in the model's units; rows are blocks under any condition.
+            resid: `Prefix.resid` of the same rows; read only where the activation is not a layer's whole input.
+            site: the site that both belong to.
+        """
+        activation = activation.to(DTYPES[self.dtype])
+        start = self._layer_entered_at(site)
+        if start is not None:
+            return self.bridge(activation, start_at_layer=start)
+        with self.bridge.hooks(fwd_hooks=[(site.name, lambda value, hook: activation)]):
+            return self.bridge(resid, start_at_layer=site.layer)
+
+    def _layer_entered_at(self, site: Site) -> int | None:
+        """The layer whose whole input the site's activation is, or None if a hook has to put it in place."""
+        if site.hook == "resid_pre":
+            return site.layer
+        is_last = site.layer == self.n_layers - 1
+        return site.layer + 1 if site.hook == "resid_post" and not is_last else None
+
+    @torch.no_grad()
+    def logits(self, tokens: Int64[Tensor, "block pos"]) -> Float[Tensor, "block pos d_vocab"]:
+        """The plain full run."""
+        return self.bridge(tokens.to(self.device))
+
+
+def _boot(path: str, dtype: torch.dtype) -> TransformerBridge:
+    """Load a model through the bridge, quietly."""
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("transformer_lens").setLevel(logging.ERROR)
+    if path.startswith((".", "/", "~")) and not Path(path).expanduser().is_dir():
+        raise ValueError(f"lm.path={path}: no such folder; allowed are a Hugging Face model name or a local folder")
+    try:
+        return TransformerBridge.boot_transformers(path, device="cpu", dtype=dtype)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"lm.path={path}: cannot be loaded ({reason}); allowed are a Hugging Face model name that can be "
+            "reached or is in the local cache, or a local folder in that format"
+        ) from error

@@ -1,0 +1,111 @@
+"""Sparse codes and the one sum that everything sparse is made of: Σ_j values_j · weight[indices_j].
+
+The SAE's decoder, the NFM's linear part and its pooled embeddings are all this sum over the k active latents,
+so none of them ever costs d_sae per token.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+
+class Codes(NamedTuple):
+    """The active latents of each token; an entry whose value is 0 is inactive."""
+
+    values: Float[Tensor, "... k"]
+    indices: Int64[Tensor, "... k"]
+
+    def dense(self, d_sae: int) -> Float[Tensor, "... d_sae"]:
+        """The same codes with every latent written out."""
+        out = self.values.new_zeros(*self.values.shape[:-1], d_sae)
+        return out.scatter_add(-1, self.indices, self.values)
+
+
+def weighted_sum(codes: Codes, weight: Float[Tensor, "d_sae d_out"]) -> Float[Tensor, "... d_out"]:
+    """Σ_j values_j · weight[indices_j] for every token, differentiable in the values and the weight."""
+    shape = codes.values.shape
+    values, indices = codes.values.reshape(-1, shape[-1]), codes.indices.reshape(-1, shape[-1])
+    return _WeightedSum.apply(values.to(weight.dtype), indices, weight).unflatten(0, shape[:-1])
+
+
+def encode_topk(
+    x: Float[Tensor, "token d_in"], weight: Float[Tensor, "d_sae d_in"], bias: Float[Tensor, " d_sae"], k: int
+) -> Codes:
+    """The k largest pre-activations x·weightᵀ + bias of every token, rectified.
+
+    The backward pass touches only the k selected latents of a token, where autograd through the dense
+    pre-activations would multiply by all d_sae.
+    """
+    return Codes(*_EncodeTopK.apply(x, weight, bias, k))
+
+
+def _transposed_sum(
+    values: Float[Tensor, "token k"],
+    indices: Int64[Tensor, "token k"],
+    rows: Float[Tensor, "token d_out"],
+    num_latents: int,
+) -> Float[Tensor, "latent d_out"]:
+    """Σ over the tokens that use a latent, of value · row: the gradient of `weighted_sum`'s weight.
+
+    A stable sort groups the entries by latent, so that the sum has one order and no atomic additions.
+    """
+    latents, order = torch.sort(indices.flatten(), stable=True)
+    starts = torch.searchsorted(latents, torch.arange(num_latents, device=latents.device))
+    tokens = order // indices.shape[1]
+    return F.embedding_bag(tokens, rows, starts, mode="sum", per_sample_weights=values.flatten()[order])
+
+
+def _inner_products(
+    rows: Float[Tensor, "token d_out"], indices: Int64[Tensor, "token k"], weight: Float[Tensor, "latent d_out"]
+) -> Float[Tensor, "token k"]:
+    """rows[t] · weight[indices[t, j]]: the gradient of `weighted_sum`'s values."""
+    num_tokens, k = indices.shape
+    offsets = torch.arange(0, num_tokens * k, k, device=indices.device)
+    bags = torch.arange(num_tokens, device=indices.device).repeat_interleave(k)
+    flat = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+        rows, weight, indices.flatten(), offsets, bags, 0
+    )
+    return flat.view(num_tokens, k)
+
+
+class _WeightedSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values: Tensor, indices: Tensor, weight: Tensor) -> Tensor:  # noqa: ANN001
+        ctx.save_for_backward(values, indices, weight)
+        return F.embedding_bag(indices, weight, mode="sum", per_sample_weights=values)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None]:  # noqa: ANN001
+        values, indices, weight = ctx.saved_tensors
+        grad = grad.contiguous()
+        grad_values = _inner_products(grad, indices, weight) if ctx.needs_input_grad[0] else None
+        grad_weight = (
+            _transposed_sum(values, indices, grad, weight.shape[0]) if ctx.needs_input_grad[2] else None
+        )
+        return grad_values, None, grad_weight
+
+
+class _EncodeTopK(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, k: int) -> tuple[Tensor, Tensor]:  # noqa: ANN001
+        values, indices = torch.addmm(bias, x, weight.t()).topk(k, dim=-1, sorted=False)
+        values = values.to(weight.dtype).relu_()
+        ctx.save_for_backward(x, weight, values, indices)
+        ctx.mark_non_differentiable(indices)
+        return values, indices
+
+    @staticmethod
+    def backward(ctx, grad: Tensor, _: None) -> tuple[Tensor | None, Tensor, Tensor, None]:  # noqa: ANN001
+        x, weight, values, indices = ctx.saved_tensors
+        grad = grad * (values > 0)
+        grad_x = (
+            F.embedding_bag(indices, weight, mode="sum", per_sample_weights=grad)
+            if ctx.needs_input_grad[0]
+            else None
+        )
+        grad_weight = _transposed_sum(grad, indices, x, weight.shape[0])
+        grad_bias = grad.new_zeros(weight.shape[0]).index_add_(0, indices.flatten(), grad.flatten())
+        return grad_x, grad_weight, grad_bias, None

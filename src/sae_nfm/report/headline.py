@@ -1,0 +1,98 @@
+"""What a study found, in sentences that carry their intervals."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sae_nfm.report.estimates import (
+    Estimate,
+    condition_kl,
+    estimate,
+    format_parts,
+    format_value,
+    kl_ratio,
+    kl_reduction,
+    label,
+    lookup,
+    number,
+)
+
+
+def headline(result: Mapping[str, Any]) -> list[str]:
+    """The findings, the most important one first; at least one sentence."""
+    sentences = [_gain(result), marginal_gain(result), _pathology(result)]
+    found = [sentence for sentence in sentences if sentence]
+    return found or ["This study measured no condition."]
+
+
+def facts(result: Mapping[str, Any]) -> list[str]:
+    """What was measured and on how much, in a few words each."""
+    site, sae, lm = result.get("site") or {}, result.get("sae") or {}, result.get("lm") or {}
+    explained = estimate(sae.get("explained_variance"))
+    found = (
+        (lm.get("path"), f"{lm.get('path')}, layer {site.get('layer')} {site.get('hook')}"),
+        (sae.get("d_sae"), f"SAE of {_count(sae.get('d_sae'))} latents, {_count(sae.get('l0'))} active"),
+        (explained, f"explained variance {format_value(explained, 1, '%')}"),
+        (result.get("context"), f"context {result.get('context')}"),
+        (result.get("positions"), f"{_count(result.get('positions'))} positions per condition"),
+        (result.get("documents"), f"{_count(result.get('documents'))} documents"),
+        (result.get("measurements"), f"{_count(result.get('measurements'))} KL measurements"),
+        (result.get("seed") is not None, f"seed {result.get('seed')}"),
+    )
+    return [words for present, words in found if present]
+
+
+def _count(value: Any) -> str:
+    read = number(value)
+    return "?" if read is None else f"{read:,.0f}" if read == int(read) else f"{read:,.1f}"
+
+
+def _with_interval(shown: Estimate, minimum: int, unit: str = "") -> str:
+    value, interval = format_parts(shown, minimum, unit)
+    return f"{value} (95% interval {interval.strip('[]').replace(', ', ' to ')})" if interval else value
+
+
+def _gain(result: Mapping[str, Any]) -> str | None:
+    """How far the NFM lowers the KL, from what to what."""
+    reduction = kl_reduction(result, "sae_nfm")
+    sae, both = condition_kl(result, "sae"), condition_kl(result, "sae_nfm")
+    if not (reduction and sae and both):
+        return None
+    values = f"from {format_value(sae)} to {format_value(both)} nats/token"
+    if reduction.low is not None and not reduction.excludes(0):
+        return (
+            "Adding the NFM does not change the SAE's next-token KL beyond chance: a reduction of "
+            f"{_with_interval(reduction, 1, '%')}, {values}."
+        )
+    verb = "cuts" if reduction.value >= 0 else "raises"
+    size = reduction if reduction.value >= 0 else reduction.scaled(-1)
+    return f"Adding the NFM {verb} the SAE's next-token KL by {_with_interval(size, 1, '%')}, {values}."
+
+
+def marginal_gain(result: Mapping[str, Any]) -> str | None:
+    """What the interactions bring that the linear part does not; None if that was not measured."""
+    absolute = estimate(lookup(result, "marginal_interaction", "absolute"))
+    share = estimate(lookup(result, "marginal_interaction", "share"))
+    if absolute is None:
+        return None
+    of_linear = f", {format_value(share, 1, '%')} of what the linear part leaves" if share else ""
+    size = f"{_with_interval(absolute, 3)} nats/token{of_linear}"
+    if absolute.low is not None and not absolute.excludes(0):
+        return f"Feature interactions bring nothing measurable beyond the linear part: {size}."
+    verb = "take off a further" if absolute.value >= 0 else "change the KL beyond the linear part by"
+    return f"Feature interactions {verb} {size}."
+
+
+def _pathology(result: Mapping[str, Any]) -> str | None:
+    """How the errors compare with random ones of the same length; the KL alone if there is no ε baseline."""
+    ratios = {name: kl_ratio(result, name, f"eps({name})") for name in ("sae", "sae_nfm")}
+    ratios = {name: ratio for name, ratio in ratios.items() if ratio}
+    sae = condition_kl(result, "sae")
+    if not ratios and sae:
+        return f"Splicing in the SAE's reconstruction costs a KL of {_with_interval(sae, 3)} nats/token."
+    if not ratios:
+        return None
+    said = [f"{_with_interval(ratio, 2)} times as far for {label(name)}" for name, ratio in ratios.items()]
+    return (
+        "Against random errors of the same length at the same tokens, the reconstruction's error moves the "
+        f"next-token distribution {' and '.join(said)}."
+    )

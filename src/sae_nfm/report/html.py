@@ -1,0 +1,224 @@
+"""The report of one study: a page that carries its figures and needs nothing else."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sae_nfm.report.estimates import label, lookup, number
+from sae_nfm.report.figures import draw_figures
+from sae_nfm.report.headline import facts, headline, marginal_gain
+from sae_nfm.report.page import (
+    Html,
+    details,
+    figure,
+    flatten,
+    join,
+    key_values,
+    number_cell,
+    number_headings,
+    page,
+    table,
+    tag,
+)
+from sae_nfm.report.tables import (
+    ConditionRow,
+    TestRow,
+    component_rows,
+    condition_rows,
+    test_rows,
+)
+
+_FIGURES = {
+    "kl_by_condition": (
+        "Each reconstruction against its own matched baselines",
+        "Filled: what replaces the activation. Open: its own matched baselines, drawn at each token at that "
+        "reconstruction's error. To the right: mean KL, and how many times the KL of ε-random that is.",
+    ),
+    "kl_by_position": (
+        "KL along the context",
+        "Mean KL at each position, 95% intervals over documents.",
+    ),
+    "kl_distribution": (
+        "How the measurements are distributed",
+        "Density of log KL over all measurements of a condition.",
+    ),
+    "kl_vs_mse_reduction": (
+        "Does the KL fall as much as the squared error?",
+        "Reductions are against the SAE alone. Above the diagonal, the correction removes the part of the "
+        "error that matters to the LM.",
+    ),
+}
+_TERMS = {
+    "KL": "KL(clean‖spliced) = Σ P (log P - log Q) over the vocabulary, in nats per token position: P from "
+    "the clean run, Q from the run whose activation was replaced.",
+    "95% interval": "Bootstrap over documents: tokens of one document are not independent.",
+    "ε-random": "The activation plus a random vector as long as the reconstruction's own error there.",
+    "÷ baseline": "Mean KL of the reconstruction over that of its baseline: 1 means that the error does as "
+    "much damage as the baseline of the same size.",
+    "CE increase": "Cross-entropy of the next token minus that of the clean run, nats/token.",
+    "top-1": "Share of positions at which the most likely token stays the same.",
+}
+
+
+def write_report(result: Mapping[str, Any], folder: Path) -> Path:
+    """Write `report.html`, and the figures it shows below `figures/`.
+
+    Args:
+        result: the content of a study's `result.json`.
+        folder: the study's run folder.
+
+    Returns:
+        The path of the page.
+    """
+    folder = Path(folder)
+    drawn = {path.stem: path for path in draw_figures(result, folder / "figures")}
+    path = folder / "report.html"
+    path.write_text(report_page(result, drawn), encoding="utf-8")
+    return path
+
+
+def report_page(result: Mapping[str, Any], figures: Mapping[str, Path]) -> str:
+    """The page as text.
+
+    Args:
+        result: the content of a study's `result.json`.
+        figures: PNGs to inline, by name; any may be absent.
+    """
+    name = str(result.get("name") or "study")
+    first, *others = headline(result)
+
+    def shown(figure_name: str, *below: Html) -> Html:
+        title, caption = _FIGURES[figure_name]
+        if figure_name not in figures:
+            return join(below)
+        return join([tag("h2", title), figure(figures[figure_name], title, caption), *below])
+
+    return page(
+        f"{name}: SAE and NFM by next-token KL",
+        tag("h1", name),
+        tag("p", first, class_="headline"),
+        *(tag("p", sentence, class_="also") for sentence in others),
+        tag("p", " · ".join(facts(result)), class_="facts"),
+        shown("kl_by_condition", _conditions(result)),
+        _components(result),
+        shown("kl_vs_mse_reduction"),
+        shown("kl_by_position"),
+        shown("kl_distribution"),
+        _tests(result),
+        _about(result),
+    )
+
+
+def _conditions(result: Mapping[str, Any]) -> Html:
+    headings = ("mean KL", "÷ baseline", "median KL", "CE increase", "top-1", "L2 error", "cosine", "n")
+    return table(["condition", *number_headings(*headings)], map(_condition_line, condition_rows(result)))
+
+
+def _condition_line(row: ConditionRow) -> Html:
+    words = label(row.name).rpartition(": ")[2]
+    return tag(
+        "tr",
+        tag(
+            "td",
+            words,
+            tag("code", row.name),
+            class_="name",
+        ),
+        number_cell(row.kl),
+        number_cell(row.times_baseline, 2, "×") if row.is_baseline else tag("td"),
+        number_cell(row.median),
+        number_cell(row.ce_increase),
+        number_cell(row.top1_agreement, 1, "%"),
+        number_cell(row.l2, 2),
+        number_cell(row.cosine),
+        tag("td", "–" if row.n is None else f"{row.n:,.0f}", class_="number"),
+        class_="baseline" if row.is_baseline else "reconstruction",
+    )
+
+
+def _components(result: Mapping[str, Any]) -> Html:
+    rows = component_rows(result)
+    if not rows:
+        return Html()
+    lines = (
+        tag(
+            "tr",
+            tag("td", label(row.name), tag("code", row.name), class_="name"),
+            number_cell(row.kl),
+            number_cell(row.kl_reduction, 1, "%"),
+            number_cell(row.mse_reduction, 1, "%"),
+        )
+        for row in rows
+    )
+    headings = number_headings("mean KL", "KL reduction", "squared-error reduction")
+    marginal = tag("p", marginal_gain(result) or "")
+    worse = [
+        tag("p", f"KL is higher at {100 * share:.1f}% of the positions ({pair}).", class_="note")
+        for pair, found in (result.get("made_worse") or {}).items()
+        if (share := number(lookup(found, "fraction"))) is not None
+    ]
+    title = tag("h2", "What each part of the NFM brings")
+    return join([title, table(["what replaces the activation", *headings], lines), marginal, *worse])
+
+
+def _tests(result: Mapping[str, Any]) -> Html:
+    rows = test_rows(result)
+    if not rows:
+        return Html()
+    headings = ("difference of mean KL", "Cohen's d", "paired t, clustered", "Wilcoxon p", "p after Holm")
+    published = tag("th", "unpaired t, as published", class_="number")
+    note = (
+        "Differences are paired by token, and errors clustered by document. The unpaired t takes tokens as "
+        "independent, as the published analysis did; it is here for comparison, not as evidence."
+    )
+    lines = table(["pair", *number_headings(*headings), published], map(_test_line, rows))
+    return join([tag("h2", "Tests"), lines, tag("p", note, class_="note")])
+
+
+def _test_line(row: TestRow) -> Html:
+    def cell(text: str, below: str = "") -> Html:
+        return tag("td", text, tag("span", below, class_="interval") if below else Html(), class_="number")
+
+    def t_and_p(test: Mapping[str, Any]) -> Html:
+        t, freedom = number(test.get("t")), number(test.get("df"))
+        degrees = f" (df {freedom:,.0f})" if freedom is not None else ""
+        return cell("–" if t is None else f"t = {t:,.1f}{degrees}", f"p {format_p(test.get('p'))}")
+
+    return tag(
+        "tr",
+        tag("td", row.pair, class_="name"),
+        number_cell(row.difference),
+        cell("–" if row.cohens_d is None else f"{row.cohens_d:.2f}"),
+        t_and_p(row.clustered),
+        cell(format_p(row.wilcoxon.get("p"))),
+        cell(format_p(row.p_holm)),
+        t_and_p(row.as_published),
+    )
+
+
+def format_p(p: Any) -> str:
+    """A p-value; one that underflowed is given as a bound."""
+    value = number(p)
+    if value is None:
+        return "–"
+    return "< 1e-300" if value < 1e-300 else f"{value:.2g}"
+
+
+def _about(result: Mapping[str, Any]) -> Html:
+    terms = [part for term, meaning in _TERMS.items() for part in (tag("dt", term), tag("dd", meaning))]
+    parts = ("lm", "site", "corpus", "sae", "nfm", "evaluation", "timing")
+    measured = flatten({part: result[part] for part in parts if isinstance(result.get(part), Mapping)})
+    settings = (result.get("choices") or {}) | flatten(result.get("settings") or {})
+    command = str(result.get("command") or "python -m sae_nfm")
+    fingerprint = f"Fingerprint of the study: {result.get('fingerprint') or 'not recorded'}."
+    return join(
+        [
+            tag("h2", "Reproduce"),
+            tag("pre", tag("code", command)),
+            tag("p", fingerprint, class_="note"),
+            details("How to read this", tag("dl", *terms)),
+            details("What was studied", key_values(measured)),
+            details("Settings", key_values(settings)),
+            details("Environment", key_values(flatten(result.get("environment") or {}))),
+        ]
+    )

@@ -1,0 +1,91 @@
+"""HTML by construction: text is escaped unless it is markup that came from here."""
+
+import base64
+import html
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from sae_nfm.report.estimates import Estimate, format_parts
+
+
+class Html(str):
+    """Markup. Any other string is text, and is escaped when it becomes part of a page."""
+
+
+_VOID = ("img", "meta")
+
+
+def tag(element: str, /, *children: str, **attributes: str) -> Html:
+    """An element: `class_` is the attribute `class`, `data_x` is `data-x`; text children are escaped."""
+    written = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{html.escape(value)}"' for key, value in attributes.items()
+    )
+    return Html(f"<{element}{written}>" + ("" if element in _VOID else f"{join(children)}</{element}>"))
+
+
+def join(children: Iterable[str]) -> Html:
+    """Elements and texts one after the other."""
+    return Html("".join(child if isinstance(child, Html) else html.escape(child) for child in children))
+
+
+def number_cell(shown: Estimate | None, minimum: int = 3, unit: str = "", **attributes: str) -> Html:
+    """A table cell with a value and its interval below it."""
+    value, interval = format_parts(shown, minimum, unit)
+    below = tag("span", interval, class_="interval") if interval else Html()
+    return tag("td", value, below, class_="number", **attributes)
+
+
+def table(headings: Iterable[str | Html], rows: Iterable[Html], **attributes: str) -> Html:
+    """A table in a box of its own that scrolls sideways when the page is narrow."""
+    cells = [cell if isinstance(cell, Html) else tag("th", cell) for cell in headings]
+    head = tag("thead", tag("tr", *cells))
+    return tag("div", tag("table", head, tag("tbody", *rows), **attributes), class_="scroll")
+
+
+def number_headings(*texts: str) -> list[Html]:
+    """Headings of columns of numbers."""
+    return [tag("th", text, class_="number") for text in texts]
+
+
+def figure(png: Path, alt: str, caption: str) -> Html:
+    """A picture inlined in the page, with its caption."""
+    data = base64.b64encode(png.read_bytes()).decode()
+    image = tag("img", src=f"data:image/png;base64,{data}", alt=alt)
+    return tag("figure", tag("div", image, class_="scroll"), tag("figcaption", caption))
+
+
+def key_values(values: Mapping[str, Any]) -> Html:
+    """A table of two columns: keys, and values as text."""
+    rows = (tag("tr", tag("td", tag("code", key)), tag("td", str(value))) for key, value in values.items())
+    return table(("key", "value"), rows, class_="settings")
+
+
+def details(summary: str, *children: str) -> Html:
+    """A part of the page that opens on a click."""
+    return tag("details", tag("summary", summary), *children)
+
+
+def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, keys joined by dots; lists stay whole."""
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def page(title: str, *body: Html) -> str:
+    """A whole document that needs nothing but itself."""
+    style = Html(resources.files("sae_nfm.report").joinpath("style.css").read_text(encoding="utf-8"))
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("title", title),
+        tag("style", style),
+    )
+    return "<!doctype html>\n" + tag("html", head, tag("body", *body), lang="en") + "\n"

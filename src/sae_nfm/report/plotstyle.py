@@ -1,0 +1,139 @@
+"""How every figure looks: Okabe-Ito colours that differ in gray as well, and type for a talk."""
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from sae_nfm.report.estimates import Estimate
+
+BLACK, ORANGE, GREEN = "#000000", "#E69F00", "#009E73"
+BLUE, VERMILLION, PURPLE, GRAY = "#0072B2", "#D55E00", "#CC79A7", "#767676"
+DASHED, DASHDOT, DOTTED = (0, (5, 2)), (0, (5, 1.5, 1, 1.5)), (0, (1, 1.6))
+
+# (colour, marker, line style): no two share a marker, so print in gray still tells them apart
+SERIES = (
+    (VERMILLION, "o", "-"),
+    (BLUE, "D", "-"),
+    (GREEN, "s", DASHED),
+    (PURPLE, "^", DASHDOT),
+    (ORANGE, "v", DASHED),
+    (BLACK, "X", DASHDOT),
+)
+_CONDITIONS = {
+    "sae": SERIES[0],
+    "sae_nfm": SERIES[1],
+    "sae_linear": SERIES[2],
+    "sae_interaction": SERIES[3],
+}
+_OTHER = (BLACK, "P", DASHDOT)
+
+_STYLE: dict[Any, Any] = {
+    "font.size": 14,
+    "font.family": "DejaVu Sans",  # bundled with matplotlib: the same page on every machine
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 15,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 12,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "legend.frameon": False,
+    "figure.dpi": 130,
+    "savefig.facecolor": "white",
+}
+
+
+def condition_style(reconstruction: str) -> tuple:
+    """Colour, marker and line style of a reconstruction, the same in every figure."""
+    return _CONDITIONS.get(reconstruction, _OTHER)
+
+
+def styled() -> AbstractContextManager[None]:
+    """A context in which figures get the house style; the caller's own settings come back after it."""
+    return matplotlib.rc_context(_STYLE)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure in inches, outside pyplot's global state."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write the figure as a PNG, making its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    return path
+
+
+def spread(values: list[float], gap: float) -> list[float]:
+    """Move label positions apart to at least `gap`, keeping their order and, roughly, their middle."""
+    order = sorted(range(len(values)), key=values.__getitem__)
+    placed = [values[i] for i in order]
+    for _ in range(200):
+        for i in range(1, len(placed)):
+            overlap = gap - (placed[i] - placed[i - 1])
+            if overlap > 0:
+                placed[i - 1] -= overlap / 2
+                placed[i] += overlap / 2
+    return [placed[order.index(i)] for i in range(len(values))]
+
+
+def label_ends(axes: Axes, ends: list[tuple[float, float, str, dict]]) -> None:
+    """Write names at the right, moved apart where they meet, each joined to its line or point.
+
+    Args:
+        axes: axes whose limits are final.
+        ends: x and y in data coordinates, the text, and the properties of the joining line.
+    """
+    to_fraction = axes.transData + axes.transAxes.inverted()
+    heights = [float(to_fraction.transform((x, y))[1]) for x, y, _, _ in ends]
+    pixels = 1.3 * matplotlib.rcParams["font.size"] / 72 * matplotlib.rcParams["figure.dpi"]
+    line_height = pixels / axes.bbox.height
+    for (x, y, text, line), height in zip(ends, spread(heights, line_height), strict=True):
+        axes.annotate(
+            text,
+            xy=(x, y),
+            xytext=(1.05, height),
+            textcoords="axes fraction",
+            va="center",
+            arrowprops={"arrowstyle": "-", "shrinkA": 2, "shrinkB": 0, "relpos": (0, 0.5), **line},
+            annotation_clip=False,
+            zorder=1.5,  # the joining line passes under the points
+        )
+
+
+def plain_log_ticks(axis: Axis) -> None:
+    """Write 0.01, 0.1, 1 on a logarithmic axis instead of powers of ten."""
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter("")
+
+
+def draw_cross(axes: Axes, x: Estimate, y: Estimate, colour: str, marker: str, size: float = 10) -> None:
+    """A hollow point in percent with both its intervals; hollow, so that a point under it still shows."""
+    for low, high, horizontal in ((x.low, x.high, True), (y.low, y.high, False)):
+        if low is not None and high is not None:
+            ends, at = [100 * low, 100 * high], [100 * (y if horizontal else x).value] * 2
+            axes.plot(*((ends, at) if horizontal else (at, ends)), color=colour, lw=0.15 * size)
+    axes.plot(100 * x.value, 100 * y.value, marker, color=colour, mfc="none", mew=0.2 * size, ms=size)
+
+
+def mark_equal_reductions(axes: Axes) -> None:
+    """Draw zero lines and the diagonal on which KL falls as much as squared error."""
+    axes.axhline(0, color="#999999", lw=1)
+    axes.axvline(0, color="#999999", lw=1)
+    axes.margins(0.12)
+    axes.autoscale_view()
+    axes.set_autoscale_on(False)
+    axes.axline(
+        (0, 0), slope=1, color="#999999", lw=1.4, ls=DOTTED, label="KL falls as much as squared error"
+    )
+    axes.grid()
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1))

@@ -1,0 +1,99 @@
+"""`result.json`: what a study found, as its readers rely on it."""
+
+import json
+import math
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sae_nfm.evaluation.statistics import Estimate
+from sae_nfm.evaluation.summary import Summary
+from sae_nfm.store import write_atomically
+
+SCHEMA = 1
+_PACKAGES = ("sae-nfm", "torch", "lightning", "transformer-lens", "transformers", "hydra-core", "numpy", "scipy")
+
+
+def findings(summary: Summary) -> dict[str, Any]:
+    """Conditions, ratios, headlines and tests of an evaluation."""
+    names = summary.names
+    matched = [c for c in summary.conditions if c.baseline is not None]
+    pairs = [(c.reconstruction, c.name) for c in matched if c.reconstruction is not None]
+    for a, b in (("sae_nfm", "sae"), ("sae_linear", "sae"), ("sae_interaction", "sae"), ("sae_nfm", "sae_linear")):
+        if a in names and b in names:
+            pairs.append((a, b))
+    tests = summary.tests(pairs)
+    return {
+        "conditions": {name: summary.condition(name) for name in names},
+        "ratios": {f"{a}/{b}": as_json(summary.ratio("kl", a, b)) for a, b in pairs},
+        **_headlines(summary, pairs),
+        "made_worse": {f"{t['a']} vs {t['b']}": {"fraction": t.pop("fraction_worse")} for t in tests},
+        "tests": tests,
+    }
+
+
+def _headlines(summary: Summary, pairs: list[tuple[str, str]]) -> dict[str, Any]:
+    pathology: dict[str, dict[str, Any]] = {}
+    for a, b in pairs:
+        if b.endswith(f"({a})"):
+            pathology.setdefault(a, {})[b.removesuffix(f"({a})")] = as_json(summary.ratio("kl", a, b))
+    both, linear = "sae_nfm" in summary.names, "sae_linear" in summary.names
+    return {
+        "pathology": pathology,
+        "reduction": as_json(summary.reduction("kl", "sae_nfm", "sae")) if both else None,
+        "mse_reduction": as_json(summary.reduction("mse", "sae_nfm", "sae")) if both else None,
+        "marginal_interaction": {
+            "absolute": as_json(summary.difference("kl", "sae_linear", "sae_nfm")),
+            "share": as_json(summary.reduction("kl", "sae_nfm", "sae_linear")),
+        }
+        if both and linear
+        else None,
+    }
+
+
+def as_json(estimate: Estimate | None) -> dict[str, Any] | None:
+    """An estimate as `{"value", "ci95"}`."""
+    return None if estimate is None else {"value": estimate.value, "ci95": list(estimate.ci95)}
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What a number may depend on beside the configuration."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "python": platform.python_version(),
+        **{package: version(package) for package in _PACKAGES},
+        "device": f"{device.type}: {name}",
+        "git": _git_revision(),
+    }
+
+
+def _git_revision() -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"],
+            capture_output=True, text=True, timeout=10, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def write(result: Mapping[str, Any], folder: Path) -> Path:
+    """Write `result.json` into a run folder, whole or not at all."""
+    path = folder / "result.json"
+    write_atomically(path, json.dumps(_finite(result), indent=1, allow_nan=False))
+    return path
+
+
+def _finite(value: Any) -> Any:
+    """The same value with NaN and infinity as null, which JSON lacks."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,104 @@
+"""One training stage from a fresh or interrupted folder to a finished one: weights and metrics."""
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Trainer
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from sae_nfm.data.activations import ActivationModule
+from sae_nfm.store import discard, write_atomically
+from sae_nfm.training.callbacks import training_callbacks
+from sae_nfm.training.tasks import DictionaryTask
+
+WEIGHTS, METRICS, CHECKPOINTS = "weights.safetensors", "metrics.json", "checkpoints"
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a stage is run, as opposed to what it trains.
+
+    Args:
+        trainer: a Lightning `Trainer` that lacks only what follows here.
+        logger: makes the stage's logger from its name; None where nothing is logged.
+        gradient_clip: largest gradient norm; 0 clips nothing.
+        checkpoint_every: steps between checkpoints.
+        validations: how often the run looks at held-out documents.
+    """
+
+    trainer: Callable[..., Trainer]
+    logger: Callable[[str], Any]
+    gradient_clip: float
+    checkpoint_every: int
+    validations: int
+
+
+def train(stage: str, task: DictionaryTask, data: ActivationModule, trained: nn.Module, run: Run, folder: Path) -> None:
+    """Train from the folder's last checkpoint, if there is one, and leave weights and metrics in the folder.
+
+    Args:
+        stage: `sae` or `nfm`, the name in the log.
+        task: what is trained, how.
+        data: activations.
+        trained: the part of the task whose weights are the artifact.
+        run: how to run it.
+        folder: the unfinished artifact.
+    """
+    num_steps = task.schedule.num_steps
+    checkpoints = folder / CHECKPOINTS
+    last = checkpoints / "last.ckpt"
+    trainer = run.trainer(
+        max_steps=num_steps,
+        logger=run.logger(stage),
+        callbacks=training_callbacks(checkpoints, run.checkpoint_every),
+        gradient_clip_val=run.gradient_clip or None,
+        val_check_interval=max(1, num_steps // run.validations),
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        log_every_n_steps=50,
+        enable_model_summary=False,
+        default_root_dir=folder,
+    )
+    if last.exists():
+        log.info("%s: going on from %s", stage, last)
+    started, first_step = time.perf_counter(), _step_of(last)
+    trainer.fit(task, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
+    seconds = time.perf_counter() - started
+    (quality,) = trainer.validate(task, datamodule=data, verbose=False)
+    metrics = {name.removeprefix("validation/"): value for name, value in quality.items()}
+    metrics["train_tokens"] = num_steps * data.pool.batch
+    metrics["tokens_per_s"] = (num_steps - first_step) * data.pool.batch / seconds
+    if trainer.is_global_zero:
+        save_weights(trained, folder / WEIGHTS)
+        write_atomically(folder / METRICS, json.dumps(metrics, indent=1))
+        discard(checkpoints)
+
+
+def save_weights(module: nn.Module, path: Path) -> None:
+    """Write a module's state as safetensors."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    save_file(state, path)
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Read a module's state from safetensors."""
+    module.load_state_dict(load_file(path))
+
+
+def read_metrics(folder: Path) -> dict[str, float]:
+    """The metrics of a finished stage."""
+    return json.loads((folder / METRICS).read_text())
+
+
+def _step_of(checkpoint: Path) -> int:
+    if not checkpoint.exists():
+        return 0
+    return int(torch.load(checkpoint, weights_only=True, map_location="cpu", mmap=True)["global_step"])

@@ -1,0 +1,144 @@
+"""The two training stages: the SAE, then the NFM on its residual."""
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sae_nfm.training.quality import DictionaryQuality
+from sae_nfm.models.autoencoder import Autoencoder
+from sae_nfm.training.objectives import Reconstruction
+from sae_nfm.training.schedule import Schedule
+
+
+class OptimizerFactory(Protocol):
+    """An optimizer that lacks only its parameters."""
+
+    def __call__(self, params: Iterable[nn.Parameter]) -> Optimizer:
+        """Bind it to parameters."""
+        ...
+
+
+class DictionaryTask(LightningModule):
+    """What both stages share: the optimizer, the schedule, and validation on held-out documents.
+
+    Args:
+        autoencoder: holds what is trained; its other parameters are frozen.
+        objective: the loss.
+        optimizer: an optimizer that lacks only its parameters.
+        schedule: of the learning rate, by step.
+        seed: what dropout is drawn from, together with the step and the rank.
+    """
+
+    def __init__(
+        self,
+        autoencoder: Autoencoder,
+        objective: Reconstruction,
+        optimizer: OptimizerFactory,
+        schedule: Schedule,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.autoencoder, self.objective = autoencoder, objective
+        self.optimizer, self.schedule, self.seed = optimizer, schedule, seed
+        self.quality = DictionaryQuality(autoencoder.sae.d_in, autoencoder.sae.d_sae)
+
+    def configure_optimizers(self) -> Any:
+        """Adam or its like over what is not frozen, with the schedule stepped every batch."""
+        optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.schedule.scheduler(optimizer), "interval": "step"},
+        }
+
+    def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
+        """Seed dropout by the step, so that a resumed run draws what an uninterrupted one does."""
+        torch.manual_seed((self.seed * 1_000_003 + self.global_step) * 4096 + self.global_rank)
+
+    def validation_step(self, batch: Float[Tensor, "token d_in"], batch_idx: int) -> None:
+        """Add a batch of held-out activations to the quality sums."""
+        self.quality.update(batch, self.autoencoder(batch))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log explained variance, L0, dead latents and the explained residual."""
+        for name, value in self.quality.compute().items():
+            if value is not None:
+                self.log(f"validation/{name}", value, prog_bar=name == self.watched)
+        self.quality.reset()
+
+    watched = "explained_variance"
+
+
+class SAETask(DictionaryTask):
+    """Train the SAE; a latent counts as dead after `dead_after` tokens without firing."""
+
+    tokens_since_fired: Tensor
+
+    def __init__(
+        self,
+        autoencoder: Autoencoder,
+        objective: Reconstruction,
+        optimizer: OptimizerFactory,
+        schedule: Schedule,
+        seed: int,
+        dead_after: int,
+    ) -> None:
+        super().__init__(autoencoder, objective, optimizer, schedule, seed)
+        self.dead_after = dead_after
+        self.register_buffer("tokens_since_fired", torch.zeros(autoencoder.sae.d_sae, dtype=torch.int64))
+
+    def training_step(self, batch: Float[Tensor, "token d_in"], batch_idx: int) -> Tensor:
+        """One step on a batch of raw activations."""
+        sae = self.autoencoder.sae
+        x = self.autoencoder.normalizer(batch)
+        codes = sae.encode(x)
+        loss = self.objective.sae_loss(sae, x, sae.decode(codes), self.tokens_since_fired > self.dead_after)
+        self._count_firing(codes.indices[codes.values > 0], len(batch))
+        self.log_dict({"train/loss": loss.total, "train/fvu": loss.fvu, "train/auxk": loss.auxk})
+        return loss.total
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Keep the decoder's gradient orthogonal to its rows."""
+        self.autoencoder.sae.project_decoder_gradient_()
+
+    def on_train_batch_end(self, outputs: Any, batch: Tensor, batch_idx: int) -> None:
+        """Bring the decoder's rows back to unit norm."""
+        self.autoencoder.sae.normalize_decoder_()
+
+    def _count_firing(self, fired: Tensor, num_tokens: int) -> None:
+        count = torch.zeros_like(self.tokens_since_fired).index_fill_(0, fired, 1)
+        if self.trainer.world_size > 1:
+            count = self.trainer.strategy.reduce(count, reduce_op="sum")
+        self.tokens_since_fired += num_tokens * self.trainer.world_size
+        self.tokens_since_fired[count > 0] = 0
+
+
+class NFMTask(DictionaryTask):
+    """Train the NFM on the residual of a frozen SAE."""
+
+    watched = "residual_explained"
+
+    def __init__(
+        self,
+        autoencoder: Autoencoder,
+        objective: Reconstruction,
+        optimizer: OptimizerFactory,
+        schedule: Schedule,
+        seed: int,
+    ) -> None:
+        super().__init__(autoencoder, objective, optimizer, schedule, seed)
+        autoencoder.sae.requires_grad_(False)
+
+    def training_step(self, batch: Float[Tensor, "token d_in"], batch_idx: int) -> Tensor:
+        """One step on a batch of raw activations."""
+        with torch.no_grad():
+            x = self.autoencoder.normalizer(batch)
+            codes = self.autoencoder.sae.encode(x)
+            residual = x - self.autoencoder.sae.decode(codes)
+        loss = self.objective.residual_loss(residual, self.autoencoder.nfm(codes).total)
+        self.log("train/loss", loss)
+        return loss

@@ -1,0 +1,179 @@
+"""Results as a study would write them, with numbers made up near the published ones."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+CONTEXT = 128
+KL = {  # mean KL, spread of log KL
+    "sae": 2.211,
+    "sae_linear": 1.5526,
+    "sae_interaction": 2.1919,
+    "sae_nfm": 1.5504,
+    "bias": 2.18,
+    "refit": 1.561,
+    "affine": 1.91,
+    "wide_sae": 2.02,
+    "mlp": 1.88,
+    "zero": 8.4,
+    "mean": 7.9,
+}
+BASELINES = {"eps": 0.335, "cov": 0.91, "theta": 0.37, "real": 0.97, "permuted": 0.88, "norm_only": 0.02}
+EDGES = np.logspace(-6, 1.5, 61)
+
+
+def interval(value, width=0.01):
+    return [value * (1 - width), value * (1 + width)]
+
+
+def around(value, width=0.01):
+    return {"value": value, "ci95": sorted(interval(value, width))}
+
+
+def fake_condition(kl, draws, rng):
+    decay = 0.75 + 1.2 / np.sqrt(np.arange(1, CONTEXT))
+    position = kl * decay / decay.mean() * rng.normal(1, 0.02, CONTEXT - 1)
+    samples = np.log(kl + 1e-12) - 0.35 + rng.normal(0, 0.9, 4000)
+    counts = np.histogram(np.exp(samples), EDGES)[0]
+    return {
+        "n": 20000 * draws,
+        "draws": draws,
+        "kl": {
+            "mean": kl,
+            "ci95": interval(kl, 0.02),
+            "std": kl * 0.8,
+            "median": kl * 0.7,
+            "min": kl / 1e4,
+            "max": kl * 8,
+            "histogram": {"edges": EDGES.tolist(), "counts": counts.tolist()},
+        },
+        "ce": 3.1 + 0.8 * kl,
+        "ce_increase": 0.8 * kl,
+        "ce_increase_ci95": interval(0.8 * kl, 0.03),
+        "top1_agreement": float(np.exp(-0.45 * kl)),
+        "l2": 4 * kl**0.5,
+        "mse": 0.11 * kl**0.7,
+        "cosine": 0.9,
+        "loss_recovered": 0.8,
+        "by_position": {
+            "kl": [None, *position.tolist()],
+            "ci95": [None, *([0.93 * p, 1.07 * p] for p in position.tolist())],
+        },
+    }
+
+
+def fake_settings():
+    return {
+        "name": "quickstart",
+        "seed": 0,
+        "layer": 3,
+        "hook": "resid_post",
+        "context": CONTEXT,
+        "train_tokens": 200_000,
+        "artifacts": "artifacts",
+        "lm": {"_target_": "sae_nfm.lm.LanguageModel", "path": "docs_lm", "dtype": "float32"},
+        "site": {"layer": 3, "hook": "resid_post"},
+        "sae": {"_target_": "sae_nfm.models.sae.TopK", "d_sae": 1024, "k": 32},
+        "nfm": {"_target_": "sae_nfm.models.nfm.NFM", "order": 2, "d_embed": 64, "d_sae": 1024, "dropout": 0.15},
+        "evaluation": {"draws": 5, "baselines": ["eps"], "reconstructions": ["sae", "sae_nfm"]},
+        "logger": {"save_dir": "runs/0"},
+        "hydra": {"run": {"dir": "runs/0"}},
+    }
+
+
+def fake_tests(kl):
+    return [
+        {
+            "a": a,
+            "b": b,
+            "difference": {"mean": kl[a] - kl[b], "ci95": sorted(interval(kl[a] - kl[b], 0.05))},
+            "paired_t_clustered": {"t": 41.2, "df": 499, "p": 3e-160},
+            "wilcoxon": {"statistic": 88.0, "p": 1e-80, "n_documents": 500},
+            "cohens_d": 0.93,
+            "p_holm": 6e-160,
+            "unpaired_t_as_published": {"t": 1503.0, "p": 0.0},
+        }
+        for a, b in (("sae", "eps(sae)"), ("sae_nfm", "eps(sae_nfm)"), ("sae", "sae_nfm"))
+        if a in kl and b in kl
+    ]
+
+
+def fake_result(
+    reconstructions=("sae", "sae_linear", "sae_interaction", "sae_nfm"), baselines=("eps",), scale=1.0, seed=0
+):
+    """A result with these reconstructions, each but the ablations with all of these baselines."""
+    rng = np.random.default_rng(seed)
+    kl = {name: KL[name] * scale for name in reconstructions}
+    kl |= {
+        f"{baseline}({name})": kl[name] * BASELINES[baseline] * rng.normal(1, 0.03)
+        for name in reconstructions
+        if name not in ("zero", "mean")
+        for baseline in baselines
+    }
+    conditions = {"clean": fake_condition(0.0, 1, rng) | {"top1_agreement": 1.0, "by_position": {}}}
+    conditions |= {name: fake_condition(value, 5 if "(" in name else 1, rng) for name, value in kl.items()}
+    ratios = {f"{n}/eps({n})": around(kl[n] / kl[f"eps({n})"]) for n in reconstructions if f"eps({n})" in kl}
+    has_nfm = "sae_nfm" in kl
+    if has_nfm:
+        ratios["sae_nfm/sae"] = around(kl["sae_nfm"] / kl["sae"])
+    return {
+        "schema": 1,
+        "name": "quickstart",
+        "seed": 0,
+        "fingerprint": "0123456789abcdef",
+        "command": "python -m sae_nfm experiment=quickstart",
+        "lm": {"path": "docs_lm", "dtype": "float32", "n_layers": 6, "d_model": 128, "clean_ce": 3.1},
+        "site": {"layer": 3, "hook": "resid_post"},
+        "corpus": {"name": "docstrings", "documents": 812},
+        "context": CONTEXT,
+        "positions": 20000,
+        "documents": 500,
+        "measurements": 280000,
+        "sae": {"d_sae": 1024, "k": 32, "l0": 32.0, "explained_variance": 0.81, "mse": 0.2, "dead_fraction": 0.02},
+        "nfm": {"order": 2, "linear": True, "interaction": True, "interaction_share": 0.05} if has_nfm else None,
+        "evaluation": {"draws": 5, "bos": "keep", "replace": "all"},
+        "conditions": conditions,
+        "ratios": ratios,
+        "pathology": {name: {"eps": ratios[f"{name}/eps({name})"]} for name in kl if f"{name}/eps({name})" in ratios},
+        "reduction": around(1 - kl["sae_nfm"] / kl["sae"], 0.02) if has_nfm else None,
+        "mse_reduction": around(1 - (kl["sae_nfm"] / kl["sae"]) ** 0.7, 0.02) if has_nfm else None,
+        "marginal_interaction": {"absolute": around(0.0022, 0.6), "share": around(0.0014, 0.6)} if has_nfm else None,
+        "made_worse": {"sae_nfm vs sae": {"fraction": 0.31}} if has_nfm else {},
+        "tests": fake_tests(kl),
+        "timing": {"sae_tokens_per_s": 51000.0, "eval_measurements_per_s": 9100.0, "wall_s": 83.0},
+        "environment": {"python": "3.11.7", "torch": "2.13.0", "device": "cpu", "git": "2509750"},
+        "settings": fake_settings(),
+        "choices": {"lm": "docs_lm", "sae": "topk", "nfm": "full", "ablation": "none"},
+    }
+
+
+def swept_result(layer=3, k=32, nfm="full", seed=0, d_sae=1024):
+    """A study of a sweep: later layers do more damage, more active latents less, and so on."""
+    rng = np.random.default_rng(hash((layer, k, seed, d_sae)) % 2**32)
+    scale = (0.6 + 0.12 * layer) * (32 / k) ** 0.5 * (1024 / d_sae) ** 0.2 * rng.normal(1, 0.03)
+    parts = {"full": ("sae", "sae_linear", "sae_interaction", "sae_nfm"), "none": ("sae",)}[nfm]
+    result = fake_result(parts, scale=scale, seed=seed)
+    result["seed"] = seed
+    result["sae"] |= {"k": k, "l0": float(k), "explained_variance": 1 - 0.19 * scale, "d_sae": d_sae}
+    result["choices"]["nfm"] = nfm
+    settings = result["settings"]
+    settings |= {"seed": seed, "layer": layer, "site": {"layer": layer, "hook": "resid_post"}}
+    settings["sae"] |= {"k": k, "d_sae": d_sae}
+    settings["hydra"]["run"]["dir"] = settings["logger"]["save_dir"] = f"multirun/{layer}-{k}-{nfm}-{seed}"
+    if nfm == "none":
+        settings["nfm"] = None
+        settings["evaluation"]["reconstructions"] = ["sae"]
+    else:
+        settings["nfm"]["d_sae"] = d_sae
+        gain = 0.3 * scale / (scale + 0.4) * rng.normal(1, 0.04)
+        result["reduction"] = around(gain, 0.03)
+        result["mse_reduction"] = around(gain * 0.77, 0.03)
+        result["marginal_interaction"]["share"] = around(0.004 * scale * rng.normal(1, 0.3), 0.7)
+    return result
+
+
+def write_study(folder: Path, result: dict) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps(result))
+    return folder

@@ -1,0 +1,102 @@
+import pytest
+from fake_results import fake_result
+
+from sae_nfm.report.estimates import (
+    Estimate,
+    estimate,
+    format_estimate,
+    grouped_conditions,
+    kl_ratio,
+    kl_reduction,
+    label,
+    mse_reduction,
+    split_name,
+)
+from sae_nfm.report.headline import facts, headline
+
+
+@pytest.mark.parametrize(
+    ("shown", "minimum", "unit", "text"),
+    [
+        (Estimate(2.211326, 2.2046, 2.2180), 3, "", "2.211 [2.205, 2.218]"),
+        (Estimate(0.0028), 3, "", "0.0028"),
+        (Estimate(2.9897, 2.97, 3.01), 2, "×", "2.99× [2.97, 3.01]"),
+        (Estimate(0.2989, 0.293, 0.305), 1, "%", "29.9% [29.3, 30.5]"),
+        (Estimate(-0.01, -0.02, 0.0), 1, "%", "-1.0% [-2.0, 0.0]"),
+        (Estimate(1.0, 1.0, 1.0), 1, "%", "100.0%"),
+        (Estimate(0.0, 0.0, 0.0), 3, "", "0.000"),
+        (Estimate(2.0, 1.99999, 2.00001), 3, "", "2.00000 [1.99999, 2.00001]"),
+        (None, 3, "", "–"),
+    ],
+)
+def test_a_number_has_the_decimals_that_its_interval_deserves(shown, minimum, unit, text):
+    assert format_estimate(shown, minimum, unit) == text
+
+
+def test_what_is_not_a_finite_number_is_no_estimate():
+    assert estimate(None) is None
+    assert estimate({"value": float("nan"), "ci95": [0, 1]}) is None
+    assert estimate({"value": True}) is None
+    assert estimate({"mean": 2, "ci95": None}) == Estimate(2.0)
+    assert estimate(2, [1, float("inf")]) == Estimate(2.0)
+
+
+def test_complement_and_negative_scale_keep_the_interval_in_order():
+    assert Estimate(0.7, 0.6, 0.8).complement() == pytest.approx((0.3, 0.2, 0.4))
+    assert Estimate(0.7, 0.6, 0.8).scaled(-1) == (-0.7, -0.8, -0.6)
+
+
+def test_names_split_into_baseline_and_reconstruction():
+    assert split_name("eps(sae_nfm)") == ("eps", "sae_nfm")
+    assert split_name("sae_nfm") == (None, "sae_nfm")
+    assert label("cov(sae)") == "SAE: covariance-matched"
+    assert label("invented(other)") == "other: invented"
+
+
+def test_reconstructions_come_before_their_own_baselines():
+    conditions = ["cov(sae)", "eps(sae_nfm)", "odd", "sae_nfm", "eps(sae)", "sae", "clean"]
+    groups = grouped_conditions({"conditions": dict.fromkeys(conditions)})
+    assert list(groups) == ["clean", "sae", "sae_nfm", "odd"]
+    assert groups["sae"] == ["sae", "eps(sae)", "cov(sae)"]
+
+
+def test_ratios_come_from_the_study_and_else_from_the_means():
+    result = fake_result(baselines=("eps", "cov"))
+    assert kl_ratio(result, "sae", "eps(sae)") == tuple(
+        (result["ratios"]["sae/eps(sae)"]["value"], *result["ratios"]["sae/eps(sae)"]["ci95"])
+    )
+    sae, cov = (result["conditions"][name]["kl"]["mean"] for name in ("sae", "cov(sae)"))
+    assert kl_ratio(result, "sae", "cov(sae)") == Estimate(sae / cov)
+    result["pathology"]["sae"]["cov"] = {"value": 1.5, "ci95": [1.4, 1.6]}
+    assert kl_ratio(result, "sae", "cov(sae)") == Estimate(1.5, 1.4, 1.6)
+    assert kl_ratio(result, "sae", "clean") is None
+
+
+def test_reductions_are_against_the_sae():
+    result = fake_result()
+    assert kl_reduction(result, "sae_nfm").value == result["reduction"]["value"]
+    assert kl_reduction(result, "sae_linear").value == pytest.approx(1 - 1.5526 / 2.211)
+    mse = {name: result["conditions"][name]["mse"] for name in ("sae", "sae_linear")}
+    assert mse_reduction(result, "sae_linear").value == pytest.approx(1 - mse["sae_linear"] / mse["sae"])
+
+
+def test_the_headline_says_what_the_interval_allows():
+    result = fake_result()
+    result["reduction"] = {"value": 0.299, "ci95": [0.293, 0.305]}
+    assert headline(result)[0] == (
+        "Adding the NFM cuts the SAE's next-token KL by 29.9% (95% interval 29.3 to 30.5), "
+        "from 2.211 to 1.550 nats/token."
+    )
+    result["reduction"] = {"value": 0.01, "ci95": [-0.01, 0.03]}
+    assert "does not change the SAE's next-token KL beyond chance" in headline(result)[0]
+    result["reduction"] = {"value": -0.1, "ci95": [-0.12, -0.08]}
+    assert "raises the SAE's next-token KL by 10.0% (95% interval 8.0 to 12.0)" in headline(result)[0]
+    result["marginal_interaction"]["absolute"] = {"value": 0.001, "ci95": [-0.001, 0.003]}
+    assert headline(result)[1].startswith("Feature interactions bring nothing measurable")
+
+
+def test_without_an_nfm_the_headline_is_the_pathology_or_the_kl():
+    assert headline(fake_result(("sae",)))[0].startswith("Against random errors of the same length")
+    assert headline(fake_result(("sae",), ()))[0].startswith("Splicing in the SAE's reconstruction costs")
+    assert headline({"conditions": {}}) == ["This study measured no condition."]
+    assert facts({}) == []

@@ -1,0 +1,69 @@
+import matplotlib
+import numpy as np
+import pytest
+from fake_results import BASELINES, KL, fake_result
+from matplotlib.image import imread
+
+from sae_nfm.report.figures import draw_figures
+from sae_nfm.report.plotstyle import SERIES, spread
+
+EVERY = ["kl_by_condition", "kl_by_position", "kl_distribution", "kl_vs_mse_reduction"]
+
+
+def ink(path):
+    """Share of the pixels that are not white."""
+    return float((imread(path)[:, :, :3].min(axis=2) < 0.95).mean())
+
+
+def test_all_figures_are_drawn_and_show_something(tmp_path):
+    drawn = draw_figures(fake_result(), tmp_path / "figures")
+    assert [path.name for path in drawn] == [f"{name}.png" for name in EVERY]
+    for path in drawn:
+        assert imread(path).shape[1] >= 1400
+        assert 0.01 < ink(path) < 0.5
+
+
+def test_every_condition_with_every_baseline_fits(tmp_path):
+    result = fake_result(tuple(KL), tuple(BASELINES))
+    assert len(result["conditions"]) > 60
+    drawn = draw_figures(result, tmp_path)
+    assert [path.stem for path in drawn] == EVERY
+    assert all(max(imread(path).shape) < 4000 for path in drawn)
+
+
+def test_a_study_without_nfm_has_no_reduction_figure(tmp_path):
+    assert [path.stem for path in draw_figures(fake_result(("sae",)), tmp_path)] == EVERY[:3]
+
+
+@pytest.mark.parametrize("missing", ["by_position", "histogram", "ci95", "mse", "median"])
+def test_missing_parts_leave_the_rest(tmp_path, missing):
+    result = fake_result()
+    for condition in result["conditions"].values():
+        condition.pop(missing, None)
+        condition["kl"].pop(missing, None)
+    assert len(draw_figures(result, tmp_path)) >= 3
+
+
+def test_unknown_names_and_empty_results_are_drawn_as_far_as_possible(tmp_path):
+    result = fake_result(("sae",))
+    result["conditions"]["novel"] = result["conditions"].pop("sae")
+    result["conditions"]["strange(novel)"] = result["conditions"].pop("eps(sae)")
+    assert [path.stem for path in draw_figures(result, tmp_path)] == EVERY[:3]
+    assert draw_figures({}, tmp_path) == []
+
+
+def test_drawing_leaves_the_callers_matplotlib_settings_alone(tmp_path):
+    before = dict(matplotlib.rcParams)
+    draw_figures(fake_result(("sae",)), tmp_path)
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_series_differ_without_colour():
+    assert len({marker for _, marker, _ in SERIES}) == len(SERIES)
+
+
+def test_labels_are_moved_apart_in_their_order():
+    moved = spread([0.5, 0.5, 0.1, 0.52], 0.06)
+    assert np.diff(sorted(moved)).min() >= 0.06 - 1e-6
+    assert moved[2] == min(moved)
+    assert moved[3] == max(moved)

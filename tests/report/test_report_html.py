@@ -1,0 +1,123 @@
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+from fake_results import BASELINES, KL, fake_result
+
+from sae_nfm.report.html import format_p, write_report
+from sae_nfm.report.page import tag
+
+VOID = {"img", "meta"}
+
+
+class Page(HTMLParser):
+    """Checks that elements nest, and collects text, images and what is fetched from elsewhere."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.words, self.images, self.addresses = [], [], [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in VOID:
+            self.open.append(tag)
+        for key, value in attrs:
+            if key in ("src", "href"):
+                (self.images if value.startswith("data:image/png;base64,") else self.addresses).append(value)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+def report(result, folder):
+    path = write_report(result, folder)
+    assert path == folder / "report.html"
+    return path.read_text(encoding="utf-8")
+
+
+def test_the_page_carries_its_figures_and_fetches_nothing(tmp_path):
+    text = report(fake_result(), tmp_path)
+    page = Page(text)
+    assert len(page.images) == 4
+    assert page.addresses == []
+    assert "http://" not in text
+    assert "https://" not in text
+    assert "@import" not in text
+    assert "url(" not in text
+    assert len(list((tmp_path / "figures").glob("*.png"))) == 4
+
+
+def test_the_page_says_what_was_found(tmp_path):
+    result = fake_result(baselines=("eps", "cov"))
+    text = Page(report(result, tmp_path)).text
+    assert "Adding the NFM cuts the SAE's next-token KL by 29.9%" in text
+    assert "2.211 [2.167, 2.255]" in text
+    assert "cov(sae_nfm)" in text
+    assert "Feature interactions take off a further 0.0022 (95% interval 0.0009 to 0.0035) nats/token" in text
+    assert "unpaired t, as published" in text
+    assert "p < 1e-300" in text
+    assert "KL is higher at 31.0% of the positions (sae_nfm vs sae)" in text
+    assert "python -m sae_nfm experiment=quickstart" in text
+    assert "sae.d_sae 1024" in text
+    assert "torch 2.13.0" in text
+
+
+def test_what_the_study_says_is_text_and_never_markup(tmp_path):
+    bad = "<script>alert('x')</script>\"&"
+    result = fake_result()
+    result |= {"name": bad, "command": bad, "fingerprint": bad}
+    result["lm"]["path"] = bad
+    result["settings"][bad] = bad
+    result["environment"]["git"] = bad
+    result["choices"]["lm"] = bad
+    result["conditions"][bad] = result["conditions"]["sae_linear"]
+    result["tests"][0]["a"] = bad
+    text = report(result, tmp_path)
+    assert "<script" not in text
+    assert bad in Page(text).text
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        fake_result(("sae",)),
+        fake_result(("sae",), ()),
+        fake_result(tuple(KL), tuple(BASELINES)),
+        fake_result(("sae", "sae_nfm")) | {"nfm": None, "marginal_interaction": None, "tests": []},
+        {"schema": 1, "conditions": {}},
+    ],
+    ids=["no-nfm", "no-baseline", "everything", "no-parts", "empty"],
+)
+def test_any_set_of_conditions_makes_a_page(result, tmp_path):
+    text = report(result, tmp_path)
+    page = Page(text)
+    assert "Reproduce" in page.text
+    assert "None" not in page.text.replace("nfm None", "")
+    assert "nan" not in page.text.split()
+
+
+def test_attributes_are_escaped_too():
+    assert tag("a", "<b>", href='"><x') == '<a href="&quot;&gt;&lt;x">&lt;b&gt;</a>'
+
+
+def test_p_values():
+    assert [format_p(p) for p in (0.0, 0.0123, None)] == ["< 1e-300", "0.012", "–"]
+
+
+def test_showing_needs_nothing_of_what_computes():
+    code = (
+        "import sys, sae_nfm.report.html, sae_nfm.compare.__main__; "
+        "bad = [m for m in sys.modules if m in ('torch', 'lightning', 'hydra', 'matplotlib.pyplot') "
+        "or m.startswith('sae_nfm.') and m.split('.')[1] not in ('report', 'compare')]; "
+        "sys.exit(str(bad) if bad else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
