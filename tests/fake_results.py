@@ -75,7 +75,13 @@ def fake_settings():
         "lm": {"_target_": "sae_nfm.lm.LanguageModel", "path": "docs_lm", "dtype": "float32"},
         "site": {"layer": 3, "hook": "resid_post"},
         "sae": {"_target_": "sae_nfm.models.sae.TopK", "d_sae": 1024, "k": 32},
-        "nfm": {"_target_": "sae_nfm.models.nfm.NFM", "order": 2, "d_embed": 64, "d_sae": 1024, "dropout": 0.15},
+        "nfm": {
+            "_target_": "sae_nfm.models.nfm.NFM",
+            "order": 2,
+            "d_embed": 64,
+            "d_sae": 1024,
+            "dropout": 0.15,
+        },
         "evaluation": {"draws": 5, "baselines": ["eps"], "reconstructions": ["sae", "sae_nfm"]},
         "logger": {"save_dir": "runs/0"},
         "hydra": {"run": {"dir": "runs/0"}},
@@ -130,15 +136,28 @@ def fake_result(
         "positions": 20000,
         "documents": 500,
         "measurements": 280000,
-        "sae": {"d_sae": 1024, "k": 32, "l0": 32.0, "explained_variance": 0.81, "mse": 0.2, "dead_fraction": 0.02},
-        "nfm": {"order": 2, "linear": True, "interaction": True, "interaction_share": 0.05} if has_nfm else None,
+        "sae": {
+            "d_sae": 1024,
+            "k": 32,
+            "l0": 32.0,
+            "explained_variance": 0.81,
+            "mse": 0.2,
+            "dead_fraction": 0.02,
+        },
+        "nfm": {"order": 2, "linear": True, "interaction": True, "interaction_share": 0.05}
+        if has_nfm
+        else None,
         "evaluation": {"draws": 5, "bos": "keep", "replace": "all"},
         "conditions": conditions,
         "ratios": ratios,
-        "pathology": {name: {"eps": ratios[f"{name}/eps({name})"]} for name in kl if f"{name}/eps({name})" in ratios},
+        "pathology": {
+            name: {"eps": ratios[f"{name}/eps({name})"]} for name in kl if f"{name}/eps({name})" in ratios
+        },
         "reduction": around(1 - kl["sae_nfm"] / kl["sae"], 0.02) if has_nfm else None,
         "mse_reduction": around(1 - (kl["sae_nfm"] / kl["sae"]) ** 0.7, 0.02) if has_nfm else None,
-        "marginal_interaction": {"absolute": around(0.0022, 0.6), "share": around(0.0014, 0.6)} if has_nfm else None,
+        "marginal_interaction": {"absolute": around(0.0022, 0.6), "share": around(0.0014, 0.6)}
+        if has_nfm
+        else None,
         "made_worse": {"sae_nfm vs sae": {"fraction": 0.31}} if has_nfm else {},
         "tests": fake_tests(kl),
         "timing": {"sae_tokens_per_s": 51000.0, "eval_measurements_per_s": 9100.0, "wall_s": 83.0},

@@ -26,6 +26,8 @@ def _study(cfg: DictConfig) -> None:
     choices = {name: choice for name, choice in hydra_config.runtime.choices.items() if "hydra" not in name}
     write_atomically(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     logging.captureWarnings(True)
+    logging.getLogger("py.warnings").setLevel(logging.ERROR)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     Study(cfg, folder, {"command": command, "choices": choices}).run()
 
 

@@ -13,6 +13,8 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from sae_nfm.data.activations import Pool
 from sae_nfm.data.corpora import Corpus
 from sae_nfm.evaluation.conditions import Baseline, Reconstruction
+from sae_nfm.evaluation.task import Condition
+from sae_nfm.evaluation.task import conditions as build_conditions
 from sae_nfm.lm import ASSETS, LanguageModel, Site
 from sae_nfm.models.nfm import NeuralFactorizationMachine
 from sae_nfm.models.sae import TopKSAE
@@ -129,13 +131,23 @@ def schedule(cfg: DictConfig, setting: str) -> Schedule:
     """
     num_tokens = cfg[setting]
     if num_tokens < cfg.batch_tokens:
-        raise ValueError(f"{setting}={num_tokens}: allowed are whole numbers from batch_tokens={cfg.batch_tokens}")
+        raise ValueError(
+            f"{setting}={num_tokens}: allowed are whole numbers from batch_tokens={cfg.batch_tokens}"
+        )
     return Schedule(num_tokens // cfg.batch_tokens, cfg.warmup, cfg.decay)
 
 
-def baselines(cfg: DictConfig) -> dict[str, Baseline]:
-    """The baselines that the evaluation names."""
-    return _named(cfg.evaluation, "baselines", "baseline")
+def conditions(cfg: DictConfig) -> list[Condition]:
+    """What the evaluation splices in."""
+    baselines: dict[str, Baseline] = _named(cfg.evaluation, "baselines", "baseline")
+    made = reconstructions(cfg)
+    known = cfg.evaluation.reconstructions
+    if unknown := [name for name in cfg.evaluation.matched if name not in known]:
+        raise ValueError(
+            f"evaluation.matched={unknown}: allowed are evaluation.reconstructions={list(known)}"
+        )
+    matched = [name for name in cfg.evaluation.matched if name in made]
+    return build_conditions(list(made), baselines, matched, cfg.evaluation.draws)
 
 
 def reconstructions(cfg: DictConfig) -> dict[str, Reconstruction]:
@@ -179,7 +191,14 @@ def check(cfg: DictConfig) -> None:
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
         raise ValueError(f"{missing[0]}: it has no value; give it one, as in {missing[0]}=VALUE")
-    for setting in ("train_tokens", "nfm_train_tokens", "eval_tokens", "lm_batch", "validation_tokens", "validations"):
+    for setting in (
+        "train_tokens",
+        "nfm_train_tokens",
+        "eval_tokens",
+        "lm_batch",
+        "validation_tokens",
+        "validations",
+    ):
         if cfg[setting] < 1:
             raise ValueError(f"{setting}={cfg[setting]}: allowed are whole numbers from 1")
     pool(cfg)
@@ -190,7 +209,6 @@ def check(cfg: DictConfig) -> None:
             nfm(cfg, d_out=8)
             schedule(cfg, "nfm_train_tokens")
     objective(cfg)
-    baselines(cfg)
-    reconstructions(cfg)
+    conditions(cfg)
     if cfg.evaluation.bos not in ("keep", "patch"):
         raise ValueError(f"evaluation.bos={cfg.evaluation.bos}: allowed are keep, patch")

@@ -59,7 +59,9 @@ def _unknown_key(key: str, config_dir: str) -> str:
     with initialize_config_dir(config_dir, version_base="1.3"):
         node = compose("study", overrides=others)
     node = OmegaConf.select(node, parent) if parent else node
-    allowed = ", ".join(str(known) for known in node) if OmegaConf.is_dict(node) else "none: it has no settings"
+    allowed = (
+        ", ".join(str(known) for known in node) if OmegaConf.is_dict(node) else "none: it has no settings"
+    )
     return f"{key}={value}: there is no setting {name!r} here; allowed are {allowed}"
 
 

@@ -15,7 +15,12 @@ from transformers.utils import logging as transformers_logging
 from sae_nfm.store import file_signature
 
 HOOKS = ("resid_pre", "resid_post", "mlp_out", "attn_out")
-DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 ASSETS = Path(__file__).parent / "assets"
 
 
@@ -32,7 +37,6 @@ class Site:
         return f"blocks.{self.layer}.hook_{self.hook}"
 
 
-
 class Prefix(NamedTuple):
     """What the prefix leaves for a site."""
 
@@ -43,7 +47,7 @@ class Prefix(NamedTuple):
 
 
 class LanguageModel:
-    """A frozen causal LM behind TransformerLens's `TransformerBridge`, in eval mode and without gradients.
+    """A frozen causal LM behind TransformerLens's `TransformerBridge`, in eval mode, without gradients.
 
     It is no `nn.Module`, so that no checkpoint ever contains it.
 
@@ -70,7 +74,8 @@ class LanguageModel:
 
     def to(self, device: torch.device | str) -> "LanguageModel":
         """Move the weights to `device`."""
-        self.bridge.to(device)
+        if torch.device(device) != self.device:
+            self.bridge.to(device)
         return self
 
     @property
@@ -110,7 +115,10 @@ class LanguageModel:
 
     @torch.no_grad()
     def suffix(
-        self, activation: Float[Tensor, "row pos d_model"], resid: Float[Tensor, "row pos d_model"], site: Site
+        self,
+        activation: Float[Tensor, "row pos d_model"],
+        resid: Float[Tensor, "row pos d_model"],
+        site: Site,
     ) -> Float[Tensor, "row pos d_vocab"]:
         """Splice `activation` in at the site and run the model on to its logits.
 
@@ -144,7 +152,9 @@ def _boot(path: str, dtype: torch.dtype) -> TransformerBridge:
     transformers_logging.disable_progress_bar()
     logging.getLogger("transformer_lens").setLevel(logging.ERROR)
     if path.startswith((".", "/", "~")) and not Path(path).expanduser().is_dir():
-        raise ValueError(f"lm.path={path}: no such folder; allowed are a Hugging Face model name or a local folder")
+        raise ValueError(
+            f"lm.path={path}: no such folder; allowed are a Hugging Face model name or a local folder"
+        )
     try:
         return TransformerBridge.boot_transformers(path, device="cpu", dtype=dtype)
     except (OSError, ValueError, KeyError) as error:

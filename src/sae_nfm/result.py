@@ -16,7 +16,16 @@ from sae_nfm.evaluation.summary import Summary
 from sae_nfm.store import write_atomically
 
 SCHEMA = 1
-_PACKAGES = ("sae-nfm", "torch", "lightning", "transformer-lens", "transformers", "hydra-core", "numpy", "scipy")
+_PACKAGES = (
+    "sae-nfm",
+    "torch",
+    "lightning",
+    "transformer-lens",
+    "transformers",
+    "hydra-core",
+    "numpy",
+    "scipy",
+)
 
 
 def findings(summary: Summary) -> dict[str, Any]:
@@ -24,7 +33,12 @@ def findings(summary: Summary) -> dict[str, Any]:
     names = summary.names
     matched = [c for c in summary.conditions if c.baseline is not None]
     pairs = [(c.reconstruction, c.name) for c in matched if c.reconstruction is not None]
-    for a, b in (("sae_nfm", "sae"), ("sae_linear", "sae"), ("sae_interaction", "sae"), ("sae_nfm", "sae_linear")):
+    for a, b in (
+        ("sae_nfm", "sae"),
+        ("sae_linear", "sae"),
+        ("sae_interaction", "sae"),
+        ("sae_nfm", "sae_linear"),
+    ):
         if a in names and b in names:
             pairs.append((a, b))
     tests = summary.tests(pairs)
@@ -63,7 +77,11 @@ def as_json(estimate: Estimate | None) -> dict[str, Any] | None:
 
 def environment(device: torch.device) -> dict[str, Any]:
     """What a number may depend on beside the configuration."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else platform.processor() or platform.machine()
+    )
     return {
         "python": platform.python_version(),
         **{package: version(package) for package in _PACKAGES},

@@ -16,6 +16,7 @@ from typing import Any
 from filelock import FileLock
 
 MANIFEST = "manifest.json"
+_WHOLE = 1 << 29  # bytes up to which an artifact's file is hashed whole
 _EDGE = 1 << 20  # bytes of each end of a large file that its signature reads
 
 
@@ -85,14 +86,17 @@ def discard(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _sha256(path: Path) -> str:
+def _digest(path: Path) -> str:
+    """SHA-256 of a whole file; of a token array of many gigabytes only its signature."""
+    if path.stat().st_size > _WHOLE:
+        return file_signature(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_manifest(folder: Path, spec: Mapping[str, Any]) -> None:
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
-    manifest = {"spec": spec, "files": {str(p.relative_to(folder)): _sha256(p) for p in files}}
+    manifest = {"spec": spec, "files": {str(p.relative_to(folder)): _digest(p) for p in files}}
     write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1))
 
 
@@ -100,10 +104,12 @@ def _verify(folder: Path) -> None:
     try:
         files = json.loads((folder / MANIFEST).read_text())["files"]
     except (OSError, ValueError, KeyError) as error:
-        raise CorruptedArtifact(f"{folder / MANIFEST} cannot be read ({error}); delete {folder} to make it again") from None
+        raise CorruptedArtifact(
+            f"{folder / MANIFEST} cannot be read ({error}); delete {folder} to make it again"
+        ) from None
     for name, digest in files.items():
         path = folder / name
-        if not path.is_file() or _sha256(path) != digest:
+        if not path.is_file() or _digest(path) != digest:
             raise CorruptedArtifact(
                 f"{path} is missing or differs from what was written; allowed: the file as its manifest "
                 f"records it. Delete {folder} to make it again"

@@ -13,7 +13,7 @@ from sae_nfm import config, result
 from sae_nfm.data.activations import ActivationModule
 from sae_nfm.data.tokens import prepare_tokens
 from sae_nfm.evaluation.summary import Summary
-from sae_nfm.evaluation.task import EvaluationTask, ScoredBlocks, conditions
+from sae_nfm.evaluation.task import EvaluationTask, ScoredBlocks
 from sae_nfm.models.autoencoder import Autoencoder
 from sae_nfm.models.normalizer import Normalizer
 from sae_nfm.report.figures import draw_figures
@@ -125,15 +125,17 @@ class Study:
     def evaluate(self, autoencoder: Autoencoder) -> EvaluationTask:
         """Splice every condition into the model over held-out documents."""
         cfg, evaluation = self.cfg, self.cfg.evaluation
-        scored = ScoredBlocks(self.splits.test, cfg.eval_tokens, evaluation.bos == "patch", evaluation.batch_size)
-        if scored.num_tokens < cfg.eval_tokens:
-            log.warning("eval_tokens=%d: the test split holds %d, which are used", cfg.eval_tokens, scored.num_tokens)
-        reconstructions = config.reconstructions(cfg)
-        matched = [name for name in evaluation.matched if name in reconstructions]
-        named = conditions(list(reconstructions), config.baselines(cfg), matched, evaluation.draws)
-        task = EvaluationTask(
-            self.lm, self.site, autoencoder, scored, named, reconstructions, evaluation.rows, cfg.seed
+        scored = ScoredBlocks(
+            self.splits.test, cfg.eval_tokens, evaluation.bos == "patch", evaluation.batch_size
         )
+        if scored.num_tokens < cfg.eval_tokens:
+            log.warning(
+                "eval_tokens=%d: the test split holds %d, which are used", cfg.eval_tokens, scored.num_tokens
+            )
+        task = EvaluationTask(
+            self.lm, self.site, autoencoder, scored, config.conditions(cfg), config.reconstructions(cfg),
+            evaluation.rows, cfg.seed,
+        )  # fmt: skip
         trainer = self.runner.trainer(
             precision="32-true", logger=False, callbacks=[progress_bar()], default_root_dir=self.folder
         )
@@ -210,7 +212,17 @@ class Study:
     def _data_spec(self) -> dict[str, Any]:
         """What determines the training activations and the order they come in."""
         cfg = self.cfg
-        names = ("layer", "hook", "context", "batch_tokens", "pool_tokens", "warmup", "decay", "gradient_clip", "seed")
+        names = (
+            "layer",
+            "hook",
+            "context",
+            "batch_tokens",
+            "pool_tokens",
+            "warmup",
+            "decay",
+            "gradient_clip",
+            "seed",
+        )
         return {
             "lm": self.lm.signature(),
             "tokens": self.tokens_spec,

@@ -8,7 +8,8 @@ import datasets
 import pytest
 
 from sae_nfm.data import corpora
-from sae_nfm.data.corpora import DocstringCorpus, HuggingFaceCorpus, TextCorpus
+from sae_nfm.data.corpora import HuggingFaceCorpus, TextCorpus
+from sae_nfm.data.docstrings import DocstringCorpus
 
 HEADING = r"\s*= (?!= ).+(?<! =) =\s*$"
 LONG = "A docstring that says something at length. " * 6

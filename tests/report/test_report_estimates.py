@@ -1,6 +1,6 @@
 import pytest
-from fake_results import fake_result
 
+from fake_results import fake_result
 from sae_nfm.report.estimates import (
     Estimate,
     estimate,

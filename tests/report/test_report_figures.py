@@ -1,9 +1,9 @@
 import matplotlib
 import numpy as np
 import pytest
-from fake_results import BASELINES, KL, fake_result
 from matplotlib.image import imread
 
+from fake_results import BASELINES, KL, fake_result
 from sae_nfm.report.figures import draw_figures
 from sae_nfm.report.plotstyle import SERIES, spread
 

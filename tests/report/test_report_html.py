@@ -3,8 +3,8 @@ import sys
 from html.parser import HTMLParser
 
 import pytest
-from fake_results import BASELINES, KL, fake_result
 
+from fake_results import BASELINES, KL, fake_result
 from sae_nfm.report.html import format_p, write_report
 from sae_nfm.report.page import tag
 

@@ -1,11 +1,10 @@
 import io
 
 import pytest
-from fake_results import fake_result
 from rich.console import Console
 
-from sae_nfm.report import tables
-from sae_nfm.report.tables import component_rows, condition_rows, print_ratios
+from fake_results import fake_result
+from sae_nfm.report.tables import component_rows, condition_rows, paired_test_rows, print_ratios
 
 
 def printed(result, width=120):
@@ -60,7 +59,7 @@ def test_little_data_still_prints(result):
 
 def test_tests_with_parts_missing_have_rows():
     result = {"tests": [{"a": "sae", "b": "eps(sae)"}]}
-    (row,) = tables.test_rows(result)
+    (row,) = paired_test_rows(result)
     assert row.pair == "sae - eps(sae)"
     assert row.difference is None
     assert row.clustered == {}

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from sae_nfm.compare.figures import Drawn
 from sae_nfm.compare.measures import MARGINAL, MEASURES, REDUCTION
 from sae_nfm.compare.studies import Problem, Study
-from sae_nfm.compare.tables import shown_folder
+from sae_nfm.compare.tables import counted, shown_folder
 from sae_nfm.compare.varied import numeric, text
 from sae_nfm.report.page import Html, figure, join, number_cell, page, table, tag
 
@@ -41,7 +41,7 @@ def write_page(
     headings.append(_heading("study"))
     rows = (_row(study, varied, path.parent, top) for study in studies)
     body = page(
-        f"Comparison of {len(studies)} studies",
+        f"Comparison of {counted(studies)}",
         tag("h1", top.name),
         tag("p", _headline(studies), class_="headline"),
         *(tag("p", sentence, class_="also") for sentence in _gains(studies)),
@@ -82,7 +82,7 @@ def _row(study: Study, varied: Sequence[str], home: Path, top: Path) -> Html:
 def _headline(studies: Sequence[Study]) -> str:
     gains = [read.value for study in studies if (read := study.values[REDUCTION.name])]
     if not gains:
-        return f"{len(studies)} studies, none with an NFM."
+        return f"{counted(studies)}, none with an NFM."
     spread = f"{100 * min(gains):.1f}% to {100 * max(gains):.1f}%"
     return (
         f"Over {len(gains)} studies, the NFM's reduction of the SAE's next-token KL runs from {spread}, "

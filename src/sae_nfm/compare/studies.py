@@ -45,7 +45,7 @@ def read_studies(folders: Iterable[Path]) -> tuple[list[Study], list[Problem]]:
             studies.append(_read(folder))
         except FileNotFoundError:
             problems.append(Problem(folder, "no result.json: not finished, or failed"))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, AttributeError) as error:
             problems.append(Problem(folder, f"broken result.json: {error}"))
     return studies, problems
 
@@ -63,11 +63,12 @@ def _read(folder: Path) -> Study:
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     if not isinstance(result, dict) or result.get("schema") != SCHEMA:
         raise ValueError(f"not a result of schema {SCHEMA}")
-    if not isinstance(result.get("conditions"), dict):
-        raise ValueError("it has no conditions")
+    for part in ("conditions", "settings", "choices"):
+        if not isinstance(result.get(part), dict):
+            raise ValueError(f"its {part} are missing or not a mapping")
     return Study(
         folder=folder,
-        settings=flatten(result.get("settings") or {}),
-        choices=result.get("choices") or {},
+        settings=flatten(result["settings"]),
+        choices=result["choices"],
         values={measure.name: measure.read(result) for measure in MEASURES},
     )

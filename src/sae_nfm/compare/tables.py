@@ -38,8 +38,13 @@ def shown_folder(folder: Path, top: Path) -> str:
     return str(folder.relative_to(top)) if folder.is_relative_to(top) and folder != top else str(folder)
 
 
+def counted(studies: Sequence[Study]) -> str:
+    """`1 study`, `2 studies`."""
+    return f"{len(studies)} {'study' if len(studies) == 1 else 'studies'}"
+
+
 def _table(studies: Sequence[Study], varied: Sequence[str], top: Path, intervals: bool) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title=f"{len(studies)} studies", title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, title=counted(studies), title_justify="left")
     for key in varied or ["study"]:
         table.add_column(Text(key), style="bold")
     for measure in MEASURES:

@@ -68,15 +68,14 @@ def _follows(key: str, column: tuple, kept: dict[str, tuple], choices: set[str])
     if key in choices:
         return any(_determines(kept[whole], column) for whole in _WHOLE if whole in kept)
     group, _, name = key.rpartition(".")
-    if not group:
-        return False
-    owners = {key.partition(".")[0], *_WHOLE} & choices
     structural = "" in column or name == "_target_" or any(value.startswith("[") for value in column)
     for other, values in kept.items():
-        is_copy = name == other.rpartition(".")[2] or len(set(column)) >= _COINCIDENCE
+        is_named_so = f"_{name}".endswith(f"_{other.rpartition('.')[2]}")
+        is_copy = is_named_so or (group and len(set(column)) >= _COINCIDENCE)
         if is_copy and all(mine in ("", theirs) for mine, theirs in zip(column, values, strict=True)):
             return True
-        if (other in owners or structural) and _determines(values, column):
+        owns = other in choices and (other in _WHOLE or other.rpartition("@")[2] == key.partition(".")[0])
+        if group and (owns or structural) and _determines(values, column):
             return True
     return False
 

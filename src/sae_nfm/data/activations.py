@@ -16,7 +16,7 @@ from sae_nfm.lm import LanguageModel, Site
 
 
 class ActivationStream:
-    """The activations of a split as one endless sequence of scored tokens, addressed by number.
+    """The activations of a split as one endless sequence of scored tokens.
 
     The blocks are permuted anew in every round through the split; token n of the sequence is the same in every
     process and after every restart, so that sharding and resuming are arithmetic. BOS tokens are not in it.
@@ -29,7 +29,9 @@ class ActivationStream:
         seed: of the permutations; None keeps the blocks' order.
     """
 
-    def __init__(self, lm: LanguageModel, site: Site, blocks: TokenBlocks, lm_batch: int, seed: int | None) -> None:
+    def __init__(
+        self, lm: LanguageModel, site: Site, blocks: TokenBlocks, lm_batch: int, seed: int | None
+    ) -> None:
         self.lm, self.site, self.blocks, self.lm_batch, self.seed = lm, site, blocks, lm_batch, seed
         self.tokens_per_round = int(blocks.num_scored().sum())
         self._round: tuple[int, np.ndarray, np.ndarray] | None = None
@@ -103,7 +105,9 @@ class PooledBatches(IterableDataset):
         self, stream: ActivationStream, pool: Pool, step: int, rank: int, world_size: int, seed: int
     ) -> None:
         if pool.batch % world_size:
-            raise ValueError(f"batch_tokens={pool.batch}: allowed are multiples of the {world_size} processes")
+            raise ValueError(
+                f"batch_tokens={pool.batch}: allowed are multiples of the {world_size} processes"
+            )
         self.stream, self.pool, self.step = stream, pool, step
         self.rank, self.world_size, self.seed = rank, world_size, seed
 
@@ -185,7 +189,11 @@ class ActivationModule(LightningDataModule):
         assert self.trainer is not None
         return DataLoader(
             _Slices(
-                self.validation, self.validation_tokens, self.pool.batch, self.trainer.global_rank, self.trainer.world_size
+                self.validation,
+                self.validation_tokens,
+                self.pool.batch,
+                self.trainer.global_rank,
+                self.trainer.world_size,
             ),
             batch_size=None,
         )
@@ -194,7 +202,9 @@ class ActivationModule(LightningDataModule):
 class _Slices(IterableDataset):
     """Consecutive slices of a sequence, dealt in turn to the processes; nothing is padded or dropped."""
 
-    def __init__(self, stream: ActivationStream, num_tokens: int, size: int, rank: int, world_size: int) -> None:
+    def __init__(
+        self, stream: ActivationStream, num_tokens: int, size: int, rank: int, world_size: int
+    ) -> None:
         self.stream, self.num_tokens, self.size = stream, num_tokens, size
         self.rank, self.world_size = rank, world_size
 

@@ -1,0 +1,1 @@
+"""Conditions, divergences and statistics."""

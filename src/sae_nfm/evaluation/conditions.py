@@ -1,25 +1,28 @@
-"""What an activation is replaced by: reconstructions of it, and baselines matched to a reconstruction."""
+"""What an activation is replaced by: reconstructions of it, made from the activation and its parts alone."""
 
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
-from sae_nfm.models.autoencoder import Parts
+from sae_nfm.evaluation.surroundings import Surroundings
+from sae_nfm.models.autoencoder import Autoencoder, Parts
+from sae_nfm.models.controls import ResidualControl
 
 
 class Spliceable(NamedTuple):
     """A batch of blocks at the site, ready to be replaced."""
 
     x: Float[Tensor, "block pos d_model"]
-    """The model's own activations, in float32 or wider."""
+    """The activations that the clean run has at the site, in float32 or wider."""
     parts: Parts
     blocks: Int64[Tensor, " block"]
     """Number of every block in the split: what random draws are seeded by."""
     seed: int
+    surroundings: Surroundings | None
+    """What baselines know of other activations; None where no baseline asks."""
 
 
 class Reconstruction(Protocol):
@@ -27,19 +30,6 @@ class Reconstruction(Protocol):
 
     def __call__(self, batch: Spliceable) -> Float[Tensor, "block pos d_model"]:
         """The replacement of every position."""
-        ...
-
-
-class Baseline(Protocol):
-    """Makes a replacement matched to a reconstruction."""
-
-    random: bool
-    """Whether it is drawn several times."""
-
-    def __call__(
-        self, batch: Spliceable, reconstruction: Float[Tensor, "block pos d_model"], draw: int
-    ) -> Float[Tensor, "block pos d_model"]:
-        """The replacement of every position, for one draw."""
         ...
 
 
@@ -63,42 +53,64 @@ class FromParts:
         return out
 
 
-class Eps:
-    """A uniformly random direction at the reconstruction's own distance ‖R − x‖, token by token (Gurnee 2024)."""
+class FromControl:
+    """The SAE's reconstruction plus what a linear control or an MLP predicts of its residual.
 
-    random = True
-
-    def __call__(
-        self, batch: Spliceable, reconstruction: Float[Tensor, "block pos d_model"], draw: int
-    ) -> Float[Tensor, "block pos d_model"]:
-        """x + ‖R − x‖ u with u uniform on the sphere."""
-        return batch.x + at_distance(normal_like(batch, "eps", draw), reconstruction - batch.x)
-
-
-def at_distance(
-    direction: Float[Tensor, "block pos d_model"], error: Float[Tensor, "block pos d_model"]
-) -> Float[Tensor, "block pos d_model"]:
-    """`direction` rescaled to the error's norm at every token."""
-    return direction * (error.norm(dim=-1, keepdim=True) / direction.norm(dim=-1, keepdim=True).clamp_min(1e-30))
-
-
-def normal_like(batch: Spliceable, name: str, draw: int) -> Float[Tensor, "block pos d_model"]:
-    """Standard normal numbers of the batch's shape, seeded by study, name, draw and block.
-
-    They depend neither on the batch a block is in nor on the process, and all reconstructions share them, so
-    that a comparison of two of them is not blurred by different draws.
+    Args:
+        control: predicts the residual; the study trains or solves it before the evaluation.
     """
-    return _by_block(batch, name, draw, lambda generator: torch.randn(
-        batch.x.shape[1:], generator=generator, device=batch.x.device, dtype=batch.x.dtype
-    ))  # fmt: skip
+
+    def __init__(self, control: ResidualControl) -> None:
+        self.control = control
+        self.autoencoder: Autoencoder | None = None
+
+    def __call__(self, batch: Spliceable) -> Float[Tensor, "block pos d_model"]:
+        """x̂ and the control's correction."""
+        assert self.autoencoder is not None
+        normalizer = self.autoencoder.normalizer
+        correction = self.control(normalizer(batch.x), batch.parts.codes)
+        return batch.parts.sae + normalizer.inverse_difference(correction)
 
 
-def _by_block(
-    batch: Spliceable, name: str, draw: int, make: Callable[[torch.Generator], Tensor]
-) -> Float[Tensor, "block ..."]:
-    out = []
-    for block in batch.blocks.tolist():
-        text = f"{batch.seed}/{name}/{draw}/{block}".encode()
-        seed = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little", signed=True)
-        out.append(make(torch.Generator(batch.x.device).manual_seed(seed)))
-    return torch.stack(out)
+class WideSAE:
+    """A wider SAE alone, with as many parameters as SAE and NFM together, the same k and the same tokens."""
+
+    def __init__(self) -> None:
+        self.autoencoder: Autoencoder | None = None
+
+    def __call__(self, batch: Spliceable) -> Float[Tensor, "block pos d_model"]:
+        """The wider SAE's x̂."""
+        assert self.autoencoder is not None
+        return self.autoencoder(batch.x).sae
+
+
+class Planted:
+    """The SAE's reconstruction plus exactly what was planted: the best that any model of the codes can do."""
+
+    def __call__(self, batch: Spliceable) -> Float[Tensor, "block pos d_model"]:
+        """x̂ and the planted part."""
+        assert batch.parts.planted is not None
+        return batch.parts.sae + batch.parts.planted
+
+
+class Zero:
+    """The zero vector."""
+
+    def __call__(self, batch: Spliceable) -> Float[Tensor, "block pos d_model"]:
+        """Nothing at all."""
+        return torch.zeros_like(batch.x)
+
+
+class Mean:
+    """The mean training activation."""
+
+    def __call__(self, batch: Spliceable) -> Float[Tensor, "block pos d_model"]:
+        """The same vector everywhere."""
+        assert batch.surroundings is not None
+        return batch.surroundings.mean.expand_as(batch.x)
+
+
+def modules(reconstruction: Reconstruction) -> list[nn.Module]:
+    """The trained modules that a reconstruction calls, which have to be on the evaluation's device."""
+    found = (getattr(reconstruction, name, None) for name in ("control", "autoencoder"))
+    return [module for module in found if isinstance(module, nn.Module)]

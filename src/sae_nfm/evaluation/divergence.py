@@ -6,7 +6,9 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-_CPU_ELEMENTS = 1 << 20  # logits worked on at once: about what the last-level cache holds beside its temporaries
+_CPU_ELEMENTS = (
+    1 << 20
+)  # logits worked on at once: about what the last-level cache holds beside its temporaries
 _GPU_ELEMENTS = 1 << 28
 
 

@@ -59,7 +59,12 @@ def clustered_t(
     scores = differences - mean * tokens
     error = np.sqrt(num / (num - 1) * (scores**2).sum()) / tokens.sum()
     t = mean / error
-    return {"t": float(t), "df": num - 1, "p": float(2 * stats.t.sf(abs(t), num - 1)), "standard_error": float(error)}
+    return {
+        "t": float(t),
+        "df": num - 1,
+        "p": float(2 * stats.t.sf(abs(t), num - 1)),
+        "standard_error": float(error),
+    }
 
 
 def wilcoxon(differences: Float[np.ndarray, " document"]) -> dict[str, float]:
@@ -68,9 +73,7 @@ def wilcoxon(differences: Float[np.ndarray, " document"]) -> dict[str, float]:
     return {"statistic": float(result.statistic), "p": float(result.pvalue), "n_documents": len(differences)}
 
 
-def unpaired_t(
-    a: tuple[float, float, int], b: tuple[float, float, int]
-) -> dict[str, float]:
+def unpaired_t(a: tuple[float, float, int], b: tuple[float, float, int]) -> dict[str, float]:
     """The published test: means, standard deviations and counts of both samples, taken as independent."""
     result = stats.ttest_ind_from_stats(*a, *b)
     return {"t": float(result.statistic), "p": float(result.pvalue)}

@@ -7,7 +7,14 @@ import numpy as np
 from torch import Tensor
 
 from sae_nfm.evaluation.metrics import MEASURES, histogram_edges
-from sae_nfm.evaluation.statistics import Estimate, clustered_t, document_bootstrap, holm, unpaired_t, wilcoxon
+from sae_nfm.evaluation.statistics import (
+    Estimate,
+    clustered_t,
+    document_bootstrap,
+    holm,
+    unpaired_t,
+    wilcoxon,
+)
 from sae_nfm.evaluation.task import Condition
 
 _COARSE = 29  # fine histogram bins per bin of the result: an eighth of a decade
@@ -26,12 +33,16 @@ class Summary:
         ValueError: the sums hold fewer than two documents, so that nothing can be said about their spread.
     """
 
-    def __init__(self, conditions: list[Condition], sums: dict[str, Tensor], resamples: int, seed: int) -> None:
+    def __init__(
+        self, conditions: list[Condition], sums: dict[str, Tensor], resamples: int, seed: int
+    ) -> None:
         self.conditions, self.names = conditions, [condition.name for condition in conditions]
         self.sums = {name: value.numpy() for name, value in sums.items()}
         kept = self.sums["tokens_by_document"] > 0
         if kept.sum() < 2:
-            raise ValueError(f"eval_tokens: the scored tokens come from {kept.sum()} document; allowed are 2 or more")
+            raise ValueError(
+                f"eval_tokens: the scored tokens come from {kept.sum()} document; allowed are 2 or more"
+            )
         self.by_document = self.sums["by_document"][:, :, kept]
         self.tokens = self.sums["tokens_by_document"][kept]
         targets = self.sums["targets_by_document"][kept]
@@ -122,7 +133,8 @@ class Summary:
         return {
             "kl": [float(m) if k else None for m, k in zip(mean, n, strict=True)],
             "ci95": [
-                [float(m - e), float(m + e)] if k > 1 else None for m, e, k in zip(mean, margin, n, strict=True)
+                [float(m - e), float(m + e)] if k > 1 else None
+                for m, e, k in zip(mean, margin, n, strict=True)
             ],
         }
 

@@ -36,12 +36,10 @@ def conditions(
     """`clean`, the reconstructions, and `baseline(reconstruction)` for each pair of a baseline and a matched one.
 
     Raises:
-        ValueError: a matched name is not among the reconstructions, or there are no draws.
+        ValueError: there are no draws.
     """
     if draws < 1:
         raise ValueError(f"evaluation.draws={draws}: allowed are whole numbers from 1")
-    if unknown := [name for name in matched if name not in reconstructions]:
-        raise ValueError(f"evaluation.matched={unknown}: allowed are evaluation.reconstructions={list(reconstructions)}")
     plain = [Condition(name, name, None, 1) for name in reconstructions]
     held_against = [
         Condition(f"{name}({target})", target, baseline, draws if baseline.random else 1)
@@ -77,7 +75,9 @@ class ScoredBlocks(IterableDataset):
         self, numbers: Int64[Tensor, " block"], tokens: Int64[Tensor, "block pos"]
     ) -> Bool[Tensor, "block pos"]:
         """Which positions of these blocks count."""
-        candidates = torch.ones_like(tokens, dtype=torch.bool) if self.with_bos else tokens != self.blocks.bos_id
+        candidates = (
+            torch.ones_like(tokens, dtype=torch.bool) if self.with_bos else tokens != self.blocks.bos_id
+        )
         left = torch.from_numpy(self.num_tokens - self._before[numbers.cpu().numpy()]).to(tokens.device)
         return candidates & (candidates.cumsum(1) <= left.unsqueeze(1))
 
@@ -206,7 +206,9 @@ class EvaluationTask(LightningModule):
         self.quality.update(batch.x[mask], type(parts)(codes, *tensors))
 
 
-def _grouped(items: Iterator[tuple[int, Tensor, Tensor]], size: int) -> Iterator[list[tuple[int, Tensor, Tensor]]]:
+def _grouped(
+    items: Iterator[tuple[int, Tensor, Tensor]], size: int
+) -> Iterator[list[tuple[int, Tensor, Tensor]]]:
     group = []
     for item in items:
         group.append(item)

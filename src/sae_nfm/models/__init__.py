@@ -1,0 +1,1 @@
+"""Plain torch modules: normaliser, SAE, NFM, and what they are held against."""

@@ -59,7 +59,9 @@ def _transposed_sum(
 
 
 def _inner_products(
-    rows: Float[Tensor, "token d_out"], indices: Int64[Tensor, "token k"], weight: Float[Tensor, "latent d_out"]
+    rows: Float[Tensor, "token d_out"],
+    indices: Int64[Tensor, "token k"],
+    weight: Float[Tensor, "latent d_out"],
 ) -> Float[Tensor, "token k"]:
     """rows[t] · weight[indices[t, j]]: the gradient of `weighted_sum`'s values."""
     num_tokens, k = indices.shape

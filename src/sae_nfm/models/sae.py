@@ -41,7 +41,7 @@ class TopKSAE(nn.Module):
         self.b_dec = nn.Parameter(torch.zeros(d_in))
 
     @property
-    def W_enc(self) -> Float[Tensor, "d_in d_sae"]:  # noqa: N802
+    def W_enc(self) -> Float[Tensor, "d_in d_sae"]:
         """The encoder in the field's usual orientation."""
         return self.W_enc_rows.t()
 

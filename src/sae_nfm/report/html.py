@@ -22,10 +22,10 @@ from sae_nfm.report.page import (
 )
 from sae_nfm.report.tables import (
     ConditionRow,
-    TestRow,
+    PairedTestRow,
     component_rows,
     condition_rows,
-    test_rows,
+    paired_test_rows,
 )
 
 _FIGURES = {
@@ -162,7 +162,7 @@ def _components(result: Mapping[str, Any]) -> Html:
 
 
 def _tests(result: Mapping[str, Any]) -> Html:
-    rows = test_rows(result)
+    rows = paired_test_rows(result)
     if not rows:
         return Html()
     headings = ("difference of mean KL", "Cohen's d", "paired t, clustered", "Wilcoxon p", "p after Holm")
@@ -171,11 +171,11 @@ def _tests(result: Mapping[str, Any]) -> Html:
         "Differences are paired by token, and errors clustered by document. The unpaired t takes tokens as "
         "independent, as the published analysis did; it is here for comparison, not as evidence."
     )
-    lines = table(["pair", *number_headings(*headings), published], map(_test_line, rows))
+    lines = table(["pair", *number_headings(*headings), published], map(_paired_test_line, rows))
     return join([tag("h2", "Tests"), lines, tag("p", note, class_="note")])
 
 
-def _test_line(row: TestRow) -> Html:
+def _paired_test_line(row: PairedTestRow) -> Html:
     def cell(text: str, below: str = "") -> Html:
         return tag("td", text, tag("span", below, class_="interval") if below else Html(), class_="number")
 

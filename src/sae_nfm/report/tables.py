@@ -48,7 +48,7 @@ class ComponentRow(NamedTuple):
     mse_reduction: Estimate | None
 
 
-class TestRow(NamedTuple):
+class PairedTestRow(NamedTuple):
     """A paired comparison of two conditions' KL."""
 
     pair: str
@@ -98,10 +98,10 @@ def component_rows(result: Mapping[str, Any]) -> list[ComponentRow]:
     ]
 
 
-def test_rows(result: Mapping[str, Any]) -> list[TestRow]:
+def paired_test_rows(result: Mapping[str, Any]) -> list[PairedTestRow]:
     """The tests of the study, in its order."""
     return [
-        TestRow(
+        PairedTestRow(
             pair=f"{test.get('a')} - {test.get('b')}",
             difference=estimate(test.get("difference")),
             cohens_d=number(test.get("cohens_d")),

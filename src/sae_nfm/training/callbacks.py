@@ -1,11 +1,16 @@
 """What watches over a training run."""
 
+import logging
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar
+
+log = logging.getLogger(__name__)
 
 
 class NonFiniteLoss(RuntimeError):
@@ -54,7 +59,42 @@ def training_callbacks(checkpoints: Path, checkpoint_every: int) -> list[Callbac
 
 
 def progress_bar() -> Callback:
-    """A bar for a terminal, or one line now and then where the output goes to a file."""
-    import sys
+    """A bar on a terminal; where the output goes to a file, a line now and then."""
+    return RichProgressBar() if sys.stderr.isatty() else ProgressLines()
 
-    return RichProgressBar() if sys.stderr.isatty() else TQDMProgressBar(refresh_rate=100)
+
+class ProgressLines(ProgressBar):
+    """A log line every half minute: step, speed and the latest validation figure."""
+
+    def __init__(self, seconds: float = 30.0) -> None:
+        super().__init__()
+        self.seconds, self._last, self._steps = seconds, time.monotonic(), 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Say how far training is."""
+        self._steps += 1
+        last = trainer.global_step >= trainer.max_steps
+        shown = {k: v for k, v in self.get_metrics(trainer, pl_module).items() if k != "v_num"}
+        figures = ", ".join(f"{name} {float(value):.4g}" for name, value in shown.items())
+        self._say(f"step {trainer.global_step} of {trainer.max_steps}", figures, last)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Say how far the evaluation is."""
+        self._steps += 1
+        self._say(f"evaluation batch {batch_idx + 1}", "", False)
+
+    def _say(self, where: str, figures: str, now: bool) -> None:
+        elapsed = time.monotonic() - self._last
+        if now or elapsed > self.seconds:
+            log.info("%s, %.1f per second%s", where, self._steps / elapsed, figures and f", {figures}")
+            self._last, self._steps = time.monotonic(), 0

@@ -41,7 +41,9 @@ class Run:
     validations: int
 
 
-def train(stage: str, task: DictionaryTask, data: ActivationModule, trained: nn.Module, run: Run, folder: Path) -> None:
+def train(
+    stage: str, task: DictionaryTask, data: ActivationModule, trained: nn.Module, run: Run, folder: Path
+) -> None:
     """Train from the folder's last checkpoint, if there is one, and leave weights and metrics in the folder.
 
     Args:

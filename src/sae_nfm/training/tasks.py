@@ -9,9 +9,9 @@ from lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sae_nfm.training.quality import DictionaryQuality
 from sae_nfm.models.autoencoder import Autoencoder
 from sae_nfm.training.objectives import Reconstruction
+from sae_nfm.training.quality import DictionaryQuality
 from sae_nfm.training.schedule import Schedule
 
 

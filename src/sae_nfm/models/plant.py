@@ -1,0 +1,98 @@
+"""Interactions put there on purpose: the positive and the negative control of the whole instrument."""
+
+import itertools
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from sae_nfm.models.codes import Codes
+
+_MIX = (0x45D9F3B, 0x119DE1F3)  # multipliers of a 32-bit integer hash
+
+
+class Plant(nn.Module):
+    """Replaces an SAE's residual by one whose make-up is known.
+
+    The activation becomes x' = W_dec f + b_dec + g·p(f) + s·ξ. The planted part p is Σ Π_(i∈T) f_i · u_T over a
+    set of tuples T of latents (`pairs`, `triples`), Σ f_i · u_i over single latents (`linear`), or nothing
+    (`none`); ξ is noise that nothing can explain. The SAE's codes f are those of the real activation.
+
+    Args:
+        kind: what is planted.
+        num_tuples: size of the set.
+        strength: energy of g·p as a multiple of the noise's.
+        noise: energy of s·ξ as a fraction of the variance of W_dec f + b_dec.
+    """
+
+    tuples: Int64[Tensor, "tuple size"]
+    directions: Float[Tensor, "tuple d_in"]
+    gain: Float[Tensor, ""]
+    noise_scale: Float[Tensor, ""]
+
+    def __init__(
+        self, kind: Literal["pairs", "triples", "linear", "none"], num_tuples: int, strength: float, noise: float
+    ) -> None:
+        super().__init__()
+        sizes = {"pairs": 2, "triples": 3, "linear": 1, "none": 1}
+        if kind not in sizes:
+            raise ValueError(f"plant.kind={kind}: allowed are {', '.join(sizes)}")
+        self.kind, self.size, self.num_tuples = kind, sizes[kind], num_tuples
+        self.strength, self.noise = 0.0 if kind == "none" else strength, noise
+
+    @torch.no_grad()
+    def fit(self, codes: Codes, reconstruction: Float[Tensor, "token d_in"], d_sae: int, seed: int) -> None:
+        """Choose the tuples among latents that often fire together, and set the scales, on a training sample."""
+        generator = torch.Generator().manual_seed(seed)
+        frequent = _tuples_that_fire(codes, d_sae, self.size)
+        chosen = torch.randperm(len(frequent), generator=generator)[: self.num_tuples]
+        d_in = reconstruction.shape[-1]
+        directions = nn.functional.normalize(torch.randn(len(chosen), d_in, generator=generator), dim=1)
+        self.register_buffer("tuples", frequent[chosen])
+        self.register_buffer("directions", directions)
+        energy = reconstruction.var(0).sum()
+        self.register_buffer("noise_scale", (self.noise * energy / d_in).sqrt())
+        planted = self._products(codes, d_sae)
+        scale = planted.std(0).clamp_min(1e-6)
+        self.directions /= scale.unsqueeze(1)  # every tuple carries the same energy
+        planted_energy = (planted @ self.directions).var(0).sum()
+        self.register_buffer("gain", (self.strength * self.noise * energy / planted_energy).sqrt())
+
+    def planted(self, codes: Codes, d_sae: int) -> Float[Tensor, "... d_in"]:
+        """g·p(f)."""
+        return self.gain * (self._products(codes, d_sae) @ self.directions)
+
+    def unexplained(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_in"]:
+        """s·ξ: noise drawn from the bits of x, so that a token has the same in every batch and process."""
+        bits = x.detach().float().contiguous().view(torch.int32).long() & 0xFFFFFFFF
+        place = torch.arange(x.shape[-1], device=x.device) + 1
+        uniform = [((_hash(bits + place * 0x9E3779B1 + salt) + 0.5) / 2**32) for salt in (0, 0x7F4A7C15)]
+        normal = (-2 * uniform[0].log()).sqrt() * (2 * torch.pi * uniform[1]).cos()
+        return self.noise_scale * normal.to(x.dtype)
+
+    def _products(self, codes: Codes, d_sae: int) -> Float[Tensor, "... tuple"]:
+        """Π_(i∈T) f_i for every tuple."""
+        latents, position = self.tuples.unique(return_inverse=True)
+        lookup = torch.full((d_sae,), len(latents), device=latents.device)
+        lookup[latents] = torch.arange(len(latents), device=latents.device)
+        few = Codes(codes.values, lookup[codes.indices]).dense(len(latents) + 1)
+        return few[..., position].prod(-1)
+
+
+def _tuples_that_fire(codes: Codes, d_sae: int, size: int, latents: int = 24, least: float = 0.01) -> Tensor:
+    """Tuples of the busiest latents that fire together on at least 1% of the tokens."""
+    active = Codes((codes.values > 0).to(codes.values.dtype), codes.indices).dense(d_sae)
+    rate = active.mean(0)
+    usual = torch.where(rate < 0.5, rate, torch.zeros_like(rate))  # a latent that always fires makes p linear
+    busiest = usual.topk(min(latents, d_sae)).indices.sort().values.tolist()
+    tuples = [t for t in itertools.combinations(busiest, size) if active[:, list(t)].prod(1).mean() >= least]
+    if not tuples:
+        raise ValueError(f"plant: no {size} latents fire together on 1% of the tokens; allowed are SAEs whose do")
+    return torch.tensor(tuples)
+
+
+def _hash(bits: Int64[Tensor, "..."]) -> Int64[Tensor, "..."]:
+    for multiplier in _MIX:
+        bits = ((bits ^ (bits >> 16)) * multiplier) & 0xFFFFFFFF
+    return bits ^ (bits >> 16)

@@ -1,0 +1,146 @@
+import csv
+import json
+import time
+
+import pytest
+
+from fake_results import fake_result, swept_result, write_study
+from sae_nfm.compare.__main__ import main
+from sae_nfm.compare.studies import read_studies
+from sae_nfm.report.html import write_report
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    for layer in (0, 3):
+        for k in (8, 16, 32):
+            write_study(tmp_path / "sweep" / f"layer-{layer},sae.k-{k}", swept_result(layer=layer, k=k))
+    return tmp_path / "sweep"
+
+
+def test_a_sweep_becomes_a_table_a_csv_a_page_and_figures(sweep, capsys):
+    assert main([str(sweep)]) == 0
+    out = capsys.readouterr().out
+    low, high = swept_result(layer=0, k=8)["reduction"]["ci95"]
+    assert "6 studies" in out
+    assert "sae.k" in out
+    assert f"[{100 * low:.1f}, {100 * high:.1f}]" in out
+    assert str(sweep / "compare.html") in out.splitlines()[-1]
+    assert {path.name for path in (sweep / "figures").iterdir()} == {
+        "compare_over_layer.png",
+        "compare_over_sae_k.png",
+        "compare_layer_by_sae_k.png",
+        "compare_kl_vs_mse_reduction.png",
+        "compare_gain_vs_quality.png",
+    }
+    check_csv(sweep)
+
+
+def check_csv(sweep):
+    rows = list(csv.DictReader((sweep / "compare.csv").open(encoding="utf-8")))
+    assert [(row["layer"], row["sae.k"]) for row in rows] == [
+        (layer, k) for layer in ("0", "3") for k in ("8", "16", "32")
+    ]
+    for row in rows:
+        result = json.loads((sweep / row["study"] / "result.json").read_text())
+        assert float(row["kl_sae_nfm"]) == result["conditions"]["sae_nfm"]["kl"]["mean"]
+        assert float(row["kl_sae_low"]) == result["conditions"]["sae"]["kl"]["ci95"][0]
+        assert float(row["pathology_sae"]) == result["pathology"]["sae"]["eps"]["value"]
+        assert float(row["pathology_sae_nfm_high"]) == result["pathology"]["sae_nfm"]["eps"]["ci95"][1]
+        assert float(row["reduction"]) == result["reduction"]["value"]
+        assert float(row["mse_reduction_low"]) == result["mse_reduction"]["ci95"][0]
+        assert float(row["marginal_interaction_share"]) == result["marginal_interaction"]["share"]["value"]
+        assert float(row["explained_variance"]) == result["sae"]["explained_variance"]
+        assert float(row["l0"]) == result["sae"]["l0"]
+        assert row["l0_low"] == ""
+
+
+def test_the_page_links_each_report_and_needs_nothing_else(sweep, tmp_path):
+    folder = sweep / "layer-0,sae.k-8"
+    write_report(json.loads((folder / "result.json").read_text()), folder)
+    assert main([str(sweep), "--out", str(tmp_path / "elsewhere")]) == 0
+    page = (tmp_path / "elsewhere" / "compare.html").read_text(encoding="utf-8")
+    assert page.count("<a ") == 1
+    assert 'href="../sweep/layer-0%2Csae.k-8/report.html"' in page
+    assert page.count('src="data:image/png;base64,') == 5
+    assert "http" not in page
+    assert not (sweep / "compare.html").exists()
+
+
+def test_unfinished_and_broken_studies_are_named_and_do_not_stop_it(sweep, capsys):
+    for name, content in (
+        ("cut", '{"schema": 1, '),
+        ("list", "[]"),
+        ("old", '{"schema": 0}'),
+        ("<b>bare", '{"schema": 1}'),
+    ):
+        (sweep / name).mkdir()
+        (sweep / name / "result.json").write_text(content)
+    (sweep / "running" / ".hydra").mkdir(parents=True)
+    (sweep / "running" / ".hydra" / "config.yaml").write_text("a: 1")
+    (sweep / "failed").mkdir()
+    (sweep / "failed" / "config.yaml").write_text("a: 1")
+    assert main([str(sweep)]) == 0
+    out = capsys.readouterr().out
+    page = (sweep / "compare.html").read_text(encoding="utf-8")
+    assert "6 studies" in out
+    assert "Left out: 6" in page
+    for name in ("cut", "list", "old", "<b>bare", "running", "failed"):
+        assert f"left out: {name}: " in out
+    assert "<b>bare" not in page
+    assert "&lt;b&gt;bare" in page
+
+
+@pytest.mark.parametrize("part", ["settings", "choices", "conditions"])
+def test_a_result_of_another_shape_is_named(sweep, part):
+    path = sweep / "layer-0,sae.k-8" / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {part: ["not a mapping"]}))
+    studies, (problem,) = read_studies([sweep, sweep / "layer-0,sae.k-8"])
+    assert len(studies) == 5
+    assert problem.folder == path.parent
+    assert f"its {part} are missing or not a mapping" in problem.reason
+
+
+def test_figures_of_an_earlier_comparison_go_and_others_stay(tmp_path):
+    write_study(tmp_path / "study", fake_result(("sae",), ()))
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "compare_over_old.png").write_bytes(b"")
+    (tmp_path / "figures" / "kl_by_condition.png").write_bytes(b"")
+    assert main([str(tmp_path)]) == 0
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["kl_by_condition.png"]
+
+
+def test_one_study_without_nfm_is_a_comparison_too(tmp_path, capsys):
+    folder = write_study(tmp_path / "alone", fake_result(("sae",), ()))
+    assert main([str(folder), str(tmp_path)]) == 0
+    assert "1 study" in capsys.readouterr().out
+    assert "none with an NFM" in (folder / "compare.html").read_text(encoding="utf-8")
+
+
+def test_nothing_to_compare_is_said_in_one_line(tmp_path, capsys):
+    assert main([str(tmp_path)]) == 1
+    assert str(tmp_path) in capsys.readouterr().err
+    assert main([str(tmp_path / "typo")]) == 2
+    assert "typo is not a folder" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_categories_and_seeds_are_drawn(tmp_path):
+    for nfm in ("full", "none"):
+        for seed in (0, 1):
+            write_study(tmp_path / f"{nfm}-{seed}", swept_result(nfm=nfm, seed=seed))
+    assert main([str(tmp_path)]) == 0
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert "compare_over_nfm.png" in names
+    assert "compare_over_seed.png" not in names
+
+
+@pytest.mark.slow
+def test_five_hundred_studies_take_less_than_twenty_seconds(tmp_path):
+    for i in range(500):
+        result = swept_result(layer=i % 10, k=8 * 2 ** (i // 10 % 5), seed=i // 50)
+        write_study(tmp_path / f"job-{i}", result)
+    start = time.perf_counter()
+    assert main([str(tmp_path)]) == 0
+    assert time.perf_counter() - start < 20
+    assert len((tmp_path / "compare.csv").read_text().splitlines()) == 501

@@ -1,0 +1,74 @@
+"""The map to dictionary units: what it makes of its sample, and its inverse."""
+
+import pytest
+import torch
+
+from sae_nfm.models.normalizer import Normalizer
+
+D_IN = 8
+
+
+@pytest.fixture
+def sample():
+    generator = torch.Generator().manual_seed(0)
+    scales = torch.linspace(0.5, 20, D_IN)
+    return torch.randn(5000, D_IN, generator=generator) * scales + torch.linspace(-30, 30, D_IN)
+
+
+def fitted(sample, kind):
+    normalizer = Normalizer(D_IN)
+    normalizer.fit(sample, kind)
+    return normalizer
+
+
+def test_scalar_makes_the_mean_squared_norm_d_and_moves_nothing(sample):
+    normalizer = fitted(sample, "scalar")
+    squared = normalizer(sample).double().pow(2).sum(-1).mean()
+    assert squared.item() == pytest.approx(D_IN, rel=1e-5)
+    assert normalizer.mean.abs().max() == 0
+    assert normalizer.scale.unique().numel() == 1
+
+
+def test_per_dimension_gives_every_coordinate_mean_zero_and_variance_one(sample):
+    z = fitted(sample, "per_dimension")(sample).double()
+    torch.testing.assert_close(z.mean(0), torch.zeros(D_IN).double(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(z.var(0), torch.ones(D_IN).double(), atol=1e-4, rtol=0)
+
+
+def test_per_dimension_survives_a_coordinate_that_never_moves(sample):
+    sample[:, 2] = 3.0
+    z = fitted(sample, "per_dimension")(sample)
+    assert z.isfinite().all()
+    assert z[:, 2].abs().max() < 1e-3
+
+
+def test_none_leaves_activations_as_they_are(sample):
+    assert torch.equal(fitted(sample, "none")(sample), sample)
+
+
+@pytest.mark.parametrize("kind", ["scalar", "per_dimension", "none"])
+def test_inverse_takes_points_and_differences_back(sample, kind):
+    normalizer = fitted(sample, kind)
+    a, b = sample[:100].view(4, 25, D_IN), sample[100:200].view(4, 25, D_IN)
+    torch.testing.assert_close(normalizer.inverse(normalizer(a)), a, rtol=1e-5, atol=1e-4)
+    difference = normalizer.inverse_difference(normalizer(a) - normalizer(b))
+    torch.testing.assert_close(difference, a - b, rtol=1e-5, atol=1e-4)
+
+
+def test_half_precision_activations_are_normalised_in_the_buffers_precision(sample):
+    normalizer = fitted(sample, "per_dimension")
+    half = sample.bfloat16()
+    assert normalizer(half).dtype == torch.float32
+    assert torch.equal(normalizer(half), normalizer(half.float()))
+
+
+def test_mean_and_scale_are_kept_with_the_weights(sample):
+    normalizer, copy = fitted(sample, "per_dimension"), Normalizer(D_IN)
+    copy.load_state_dict(normalizer.state_dict())
+    assert torch.equal(copy(sample), normalizer(sample))
+    assert not list(normalizer.parameters())
+
+
+def test_an_unknown_kind_is_named_with_what_is_allowed(sample):
+    with pytest.raises(ValueError, match="normalizer=zscore: allowed are scalar, per_dimension, none"):
+        fitted(sample, "zscore")
