@@ -12,12 +12,16 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from sae_nfm.data.activations import Pool
 from sae_nfm.data.corpora import Corpus
-from sae_nfm.evaluation.conditions import Baseline, Reconstruction
+from sae_nfm.evaluation.baselines import Baseline
+from sae_nfm.evaluation.conditions import FromControl, FromParts, Reconstruction, WideSAE
 from sae_nfm.evaluation.task import Condition
 from sae_nfm.evaluation.task import conditions as build_conditions
 from sae_nfm.lm import ASSETS, LanguageModel, Site
+from sae_nfm.models.controls import CodesMLP
 from sae_nfm.models.nfm import NeuralFactorizationMachine
+from sae_nfm.models.plant import Plant
 from sae_nfm.models.sae import TopKSAE
+from sae_nfm.ranks import Ranks
 from sae_nfm.training.objectives import Reconstruction as ReconstructionObjective
 from sae_nfm.training.schedule import Schedule
 from sae_nfm.training.stages import Run
@@ -63,11 +67,14 @@ class StudyConfig:
     dead_after: int = MISSING
     checkpoint_every: int = MISSING
     validations: int = MISSING
+    plant: Any = MISSING
+    control_tokens: int = MISSING
     evaluation: Any = MISSING
     eval_tokens: int = MISSING
     trainer: Any = MISSING
     logger: Any = MISSING
     artifacts: str = MISSING
+    optimize: str = MISSING
 
 
 def register() -> None:
@@ -98,14 +105,19 @@ def corpus(cfg: DictConfig) -> Corpus:
     return instantiate(cfg.corpus)
 
 
-def sae(cfg: DictConfig, d_in: int) -> TopKSAE:
+def sae(node: DictConfig, d_in: int) -> TopKSAE:
     """An untrained SAE."""
-    return instantiate(cfg.sae, d_in=d_in)
+    return instantiate(node, d_in=d_in)
 
 
-def nfm(cfg: DictConfig, d_out: int) -> NeuralFactorizationMachine:
-    """An untrained NFM over the SAE's latents."""
-    return instantiate(cfg.nfm, d_sae=cfg.sae.d_sae, d_out=d_out)
+def nfm(node: DictConfig, d_sae: int, d_out: int) -> NeuralFactorizationMachine:
+    """An untrained NFM over an SAE's latents."""
+    return instantiate(node, d_sae=d_sae, d_out=d_out)
+
+
+def plant(cfg: DictConfig) -> Plant | None:
+    """What is planted in place of the SAE's residual, not yet fitted; None for real activations."""
+    return None if cfg.plant is None else instantiate(cfg.plant)
 
 
 def objective(cfg: DictConfig) -> ReconstructionObjective:
@@ -153,9 +165,14 @@ def conditions(cfg: DictConfig) -> list[Condition]:
 def reconstructions(cfg: DictConfig) -> dict[str, Reconstruction]:
     """The reconstructions that the evaluation names, without those that need an NFM where there is none."""
     named = _named(cfg.evaluation, "reconstructions", "reconstruction")
-    if cfg.nfm is not None:
-        return named
-    return {name: made for name, made in named.items() if not getattr(made, "add", ())}
+    return {name: made for name, made in named.items() if cfg.nfm is not None or not _needs_nfm(made)}
+
+
+def _needs_nfm(made: Reconstruction) -> bool:
+    """Whether a reconstruction is made of an NFM's parts, or sized by an NFM."""
+    if isinstance(made, FromParts):
+        return bool(made.add)
+    return isinstance(made, WideSAE) or (isinstance(made, FromControl) and isinstance(made.control, CodesMLP))
 
 
 def _named(evaluation: DictConfig, chosen: str, definitions: str) -> dict[str, Any]:
@@ -176,6 +193,12 @@ def run(cfg: DictConfig, folder: Path) -> Run:
     )
 
 
+def ranks(cfg: DictConfig) -> Ranks:
+    """The processes that the trainer asks for, started."""
+    trainer = cfg.trainer
+    return Ranks.start(trainer.accelerator, trainer.devices, trainer.num_nodes, str(trainer.strategy))
+
+
 def _logger(cfg: DictConfig, folder: Path, stage: str) -> Any:
     if not cfg.logger:
         return False
@@ -183,7 +206,7 @@ def _logger(cfg: DictConfig, folder: Path, stage: str) -> Any:
 
 
 def check(cfg: DictConfig) -> None:
-    """Build everything that is cheap to build once, so that a wrong setting is named before hours of training.
+    """Build once what is cheap to build, so that a wrong setting is named before hours of training.
 
     Raises:
         ValueError: a setting is not allowed; the message names it.
@@ -194,6 +217,7 @@ def check(cfg: DictConfig) -> None:
     for setting in (
         "train_tokens",
         "nfm_train_tokens",
+        "control_tokens",
         "eval_tokens",
         "lm_batch",
         "validation_tokens",
@@ -204,11 +228,12 @@ def check(cfg: DictConfig) -> None:
     pool(cfg)
     schedule(cfg, "train_tokens")
     with torch.device("meta"):
-        sae(cfg, d_in=8)
+        sae(cfg.sae, d_in=8)
         if cfg.nfm is not None:
-            nfm(cfg, d_out=8)
+            nfm(cfg.nfm, d_sae=cfg.sae.d_sae, d_out=8)
             schedule(cfg, "nfm_train_tokens")
     objective(cfg)
     conditions(cfg)
+    plant(cfg)
     if cfg.evaluation.bos not in ("keep", "patch"):
         raise ValueError(f"evaluation.bos={cfg.evaluation.bos}: allowed are keep, patch")

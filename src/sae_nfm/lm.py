@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from sae_nfm.store import file_signature
@@ -43,7 +43,7 @@ class Prefix(NamedTuple):
     activation: Float[Tensor, "block pos d_model"]
     """The activation at the site."""
     resid: Float[Tensor, "block pos d_model"]
-    """The residual stream that enters the suffix's first layer; the activation itself where that is the site."""
+    """The residual stream that enters the suffix's first layer; the activation itself if that is it."""
 
 
 class LanguageModel:
@@ -68,7 +68,7 @@ class LanguageModel:
         self.n_ctx: int = self.bridge.cfg.n_ctx
 
     @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
+    def tokenizer(self) -> PreTrainedTokenizerFast:
         """The model's own tokenizer."""
         return self.bridge.tokenizer
 
@@ -124,7 +124,7 @@ class LanguageModel:
 
         Args:
             activation: what stands at the site, in the model's units; rows are blocks under any condition.
-            resid: `Prefix.resid` of the same rows; read only where the activation is not a layer's whole input.
+            resid: `Prefix.resid` of the same rows; read only where a hook has to splice.
             site: the site that both belong to.
         """
         activation = activation.to(DTYPES[self.dtype])

@@ -33,14 +33,10 @@ def findings(summary: Summary) -> dict[str, Any]:
     names = summary.names
     matched = [c for c in summary.conditions if c.baseline is not None]
     pairs = [(c.reconstruction, c.name) for c in matched if c.reconstruction is not None]
-    for a, b in (
-        ("sae_nfm", "sae"),
-        ("sae_linear", "sae"),
-        ("sae_interaction", "sae"),
-        ("sae_nfm", "sae_linear"),
-    ):
-        if a in names and b in names:
-            pairs.append((a, b))
+    plain = [c.name for c in summary.conditions if c.baseline is None and c.name != "clean"]
+    pairs += [(name, "sae") for name in plain if "sae" in plain and name != "sae"]
+    others = [name for name in plain if name not in ("sae", "sae_nfm", "zero", "mean")]
+    pairs += [("sae_nfm", name) for name in others if "sae_nfm" in plain]
     tests = summary.tests(pairs)
     return {
         "conditions": {name: summary.condition(name) for name in names},
@@ -64,10 +60,21 @@ def _headlines(summary: Summary, pairs: list[tuple[str, str]]) -> dict[str, Any]
         "marginal_interaction": {
             "absolute": as_json(summary.difference("kl", "sae_linear", "sae_nfm")),
             "share": as_json(summary.reduction("kl", "sae_nfm", "sae_linear")),
+            **_against_the_best_linear(summary),
         }
         if both and linear
         else None,
     }
+
+
+def _against_the_best_linear(summary: Summary) -> dict[str, Any]:
+    """The share over a decoder refitted exactly, and the same of a model that knows what was planted."""
+    if "refit" not in summary.names:
+        return {}
+    shares = {"share_over_refit": as_json(summary.reduction("kl", "sae_nfm", "refit"))}
+    if "sae_planted" in summary.names:
+        shares["planted_share"] = as_json(summary.reduction("kl", "sae_planted", "refit"))
+    return shares
 
 
 def as_json(estimate: Estimate | None) -> dict[str, Any] | None:

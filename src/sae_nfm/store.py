@@ -7,14 +7,19 @@ wait for the first instead of making the same thing again.
 
 import hashlib
 import json
+import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
+from sae_nfm.ranks import Ranks
+
+log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 _WHOLE = 1 << 29  # bytes up to which an artifact's file is hashed whole
 _EDGE = 1 << 20  # bytes of each end of a large file that its signature reads
@@ -53,32 +58,66 @@ def write_atomically(path: Path, text: str) -> None:
 class Store:
     """The folder of all artifacts, `<root>/<kind>/<fingerprint>/`."""
 
-    def __init__(self, root: Path | str) -> None:
-        self.root = Path(root)
+    def __init__(self, root: Path | str, ranks: Ranks | None = None) -> None:
+        self.root, self.ranks = Path(root), ranks or Ranks()
 
-    def fetch(self, kind: str, spec: Mapping[str, Any], make: Callable[[Path], None]) -> Path:
+    def fetch(
+        self, kind: str, spec: Mapping[str, Any], make: Callable[[Path], None], *, together: bool = False
+    ) -> Path:
         """Return the folder of the artifact that `spec` determines, making it if it is not there.
+
+        Of several processes of one study the first alone locks, decides and finishes; the others follow it.
 
         Args:
             kind: `sae`, `nfm`, `tokens`, …: the first part of the folder's name.
             spec: everything that determines the artifact; JSON-serialisable.
             make: fills the folder it is given. That folder may hold what an interrupted call left.
+            together: whether all processes of the study call `make`, as for training, or the first alone.
 
         Raises:
             CorruptedArtifact: a file of a finished artifact is missing or was changed.
         """
         folder = self.root / kind / fingerprint(spec)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_suffix(".lock")):
-            if folder.exists():
-                _verify(folder)
-            else:
-                partial = folder.with_suffix(".partial")
+        partial = folder.with_suffix(".partial")
+        with _lock(folder) if self.ranks.is_first else nullcontext():
+            if self.ranks.from_first(lambda: _is_whole(folder)):
+                return folder
+            if together:
                 partial.mkdir(exist_ok=True)
                 make(partial)
-                _write_manifest(partial, spec)
-                partial.replace(folder)
+            self.ranks.from_first(lambda: _finish(partial, folder, spec, None if together else make))
         return folder
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    lock = FileLock(folder.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("waiting for the process that makes %s", folder)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _is_whole(folder: Path) -> bool:
+    if folder.exists():
+        _verify(folder)
+    return folder.exists()
+
+
+def _finish(
+    partial: Path, folder: Path, spec: Mapping[str, Any], make: Callable[[Path], None] | None
+) -> None:
+    if make is not None:
+        partial.mkdir(exist_ok=True)
+        make(partial)
+    _write_manifest(partial, spec)
+    partial.replace(folder)
 
 
 def discard(folder: Path) -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from sae_nfm.models.normalizer import Normalizer
+from small_models import make_autoencoder
 
 D_IN = 12
 
@@ -14,8 +15,8 @@ def x():
 
 
 @pytest.fixture(params=["scalar", "per_dimension", "none"])
-def autoencoder(untrained, x, request):
-    autoencoder = untrained(d_in=D_IN)
+def autoencoder(x, request):
+    autoencoder = make_autoencoder(D_IN)
     autoencoder.normalizer = Normalizer(D_IN)
     autoencoder.normalizer.fit(x.flatten(0, 1), request.param)
     return autoencoder
@@ -57,12 +58,12 @@ def test_codes_are_those_of_the_normalised_activation(autoencoder, x):
     assert torch.equal(codes.values, expected.values)
 
 
-def test_an_nfm_changes_nothing_about_the_sae_part(untrained):
+def test_an_nfm_changes_nothing_about_the_sae_part():
     x = torch.randn(5, D_IN)
-    assert torch.equal(untrained(d_in=D_IN, nfm=False)(x).sae, untrained(d_in=D_IN)(x).sae)
+    assert torch.equal(make_autoencoder(D_IN, nfm=False)(x).sae, make_autoencoder(D_IN)(x).sae)
 
 
-def test_without_an_nfm_there_are_no_residual_parts(untrained):
-    parts = untrained(d_in=D_IN, nfm=False)(torch.randn(5, D_IN))
+def test_without_an_nfm_there_are_no_residual_parts():
+    parts = make_autoencoder(D_IN, nfm=False)(torch.randn(5, D_IN))
     assert parts.linear is None
     assert parts.interaction is None

@@ -8,14 +8,15 @@ import torch
 from torch.autograd import gradcheck
 
 from sae_nfm.models.codes import Codes
-from sae_nfm.models.nfm import NeuralFactorizationMachine, elementary_symmetric
+from sae_nfm.models.nfm import elementary_symmetric
+from small_models import make_nfm
 
 D_SAE, D_OUT, D_EMBED, K = 10, 4, 3, 6
 
 
-def machine(order=2, linear=True, interaction=True, mlp=True, dropout=0.0):
+def machine(order=2, dropout=0.0, **settings):
     torch.manual_seed(0)
-    nfm = NeuralFactorizationMachine(D_SAE, D_OUT, order, D_EMBED, linear, interaction, mlp, dropout).double()
+    nfm = make_nfm(D_SAE, D_OUT, order=order, d_embed=D_EMBED, dropout=dropout, **settings).double()
     for parameter in nfm.parameters():
         torch.nn.init.normal_(parameter)
     return nfm
@@ -126,7 +127,7 @@ def test_order_one_has_no_interaction():
 
 
 def test_the_linear_part_starts_at_zero():
-    nfm = NeuralFactorizationMachine(D_SAE, D_OUT, 1, D_EMBED, True, True, True, 0.0).double()
+    nfm = make_nfm(D_SAE, D_OUT, order=1).double()
     assert nfm(random_codes(5)).total.abs().max() == 0
 
 
@@ -152,10 +153,10 @@ def test_dropout_acts_in_training_only_and_on_the_interaction_only():
         ({"d_embed": 0}, ["nfm.d_embed=0"]),
         ({"dropout": 1.0}, ["nfm.dropout=1.0"]),
         ({"dropout": -0.1}, ["nfm.dropout=-0.1"]),
+        ({"fit": "apart"}, ["nfm.fit=apart", "together, linear_then_interaction"]),
     ],
 )
 def test_settings_that_leave_nothing_to_train_or_are_out_of_range_are_named(settings, words):
-    allowed = {"order": 2, "d_embed": 3, "linear": True, "interaction": True, "mlp": True, "dropout": 0.0}
     with pytest.raises(ValueError, match="allowed") as error:
-        NeuralFactorizationMachine(D_SAE, D_OUT, **{**allowed, **settings})
+        make_nfm(D_SAE, D_OUT, **settings)
     assert all(word in str(error.value) for word in words)

@@ -132,7 +132,11 @@ def test_the_geometric_median_is_near_the_crowd_whatever_an_outlier_does():
 
 def test_initialize_puts_b_dec_at_the_centre_asked_for():
     sample = torch.randn(100, D_IN, generator=torch.Generator().manual_seed(0)) ** 2
-    centres = {"geometric_median": geometric_median(sample), "mean": sample.mean(0), "zero": torch.zeros(D_IN)}
+    centres = {
+        "geometric_median": geometric_median(sample),
+        "mean": sample.mean(0),
+        "zero": torch.zeros(D_IN),
+    }
     for name, centre in centres.items():
         sae = TopKSAE(D_IN, D_SAE, K, name)
         sae.initialize_(sample)

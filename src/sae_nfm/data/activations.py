@@ -18,8 +18,9 @@ from sae_nfm.lm import LanguageModel, Site
 class ActivationStream:
     """The activations of a split as one endless sequence of scored tokens.
 
-    The blocks are permuted anew in every round through the split; token n of the sequence is the same in every
-    process and after every restart, so that sharding and resuming are arithmetic. BOS tokens are not in it.
+    The blocks are permuted anew in every round through the split; token n of the sequence is the same in
+    every process and after every restart, so that sharding and resuming are arithmetic. BOS tokens
+    are not in it.
 
     Args:
         lm: read up to `site`.

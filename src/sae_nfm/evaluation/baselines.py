@@ -1,7 +1,7 @@
 """Replacements matched to a reconstruction R: what would an error of this size do, if it were not R's own?
 
-Every random draw is seeded by study, baseline, draw and block. It depends neither on the batch that a block is
-in nor on the process, and all reconstructions share it, so that no comparison of two is blurred by it.
+Every random draw is seeded by study, baseline, draw and block. It depends neither on the batch that a block
+is in nor on the process, and all reconstructions share it, so that no comparison of two is blurred by it.
 """
 
 import hashlib

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sae_nfm.evaluation.surroundings import Surroundings
 from sae_nfm.models.autoencoder import Autoencoder, Parts
-from sae_nfm.models.controls import ResidualControl
+from sae_nfm.models.controls import CodesMLP, LinearControl
 
 
 class Spliceable(NamedTuple):
@@ -60,7 +60,7 @@ class FromControl:
         control: predicts the residual; the study trains or solves it before the evaluation.
     """
 
-    def __init__(self, control: ResidualControl) -> None:
+    def __init__(self, control: LinearControl | CodesMLP) -> None:
         self.control = control
         self.autoencoder: Autoencoder | None = None
 
@@ -68,7 +68,7 @@ class FromControl:
         """x̂ and the control's correction."""
         assert self.autoencoder is not None
         normalizer = self.autoencoder.normalizer
-        correction = self.control(normalizer(batch.x), batch.parts.codes)
+        correction = self.control.residual(normalizer(batch.x), batch.parts.codes)
         return batch.parts.sae + normalizer.inverse_difference(correction)
 
 

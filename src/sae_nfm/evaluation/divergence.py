@@ -3,13 +3,14 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
-_CPU_ELEMENTS = (
-    1 << 20
-)  # logits worked on at once: about what the last-level cache holds beside its temporaries
+_CPU_ELEMENTS = 1 << 20  # logits worked on at once: what the last-level cache holds beside their temporaries
 _GPU_ELEMENTS = 1 << 28
+
+CORE = ("kl", "ce", "agreement")
+TOP_N = ("top_n_kl", "top_n_overlap", "top_n_kendall_tau", "reverse_kl", "js", "clean_argmax_rank")
 
 
 class Clean(NamedTuple):
@@ -20,47 +21,78 @@ class Clean(NamedTuple):
     argmax: Int64[Tensor, "block pos"]
     targets: Int64[Tensor, "block pos"]
     """The token that follows; -1 where the block ends."""
+    top: Int64[Tensor, "block pos n"]
+    """The N most likely tokens, the likeliest first; N may be 0."""
 
     @classmethod
-    def of(cls, logits: Float[Tensor, "block pos d_vocab"], tokens: Int64[Tensor, "block pos"]) -> "Clean":
+    def of(
+        cls, logits: Float[Tensor, "block pos d_vocab"], tokens: Int64[Tensor, "block pos"], top_n: int
+    ) -> "Clean":
         """From the clean logits and the tokens that gave them."""
         log_p = logits.to(_wide(logits.dtype)).log_softmax(-1)
         targets = torch.full_like(tokens, -1)
         targets[:, :-1] = tokens[:, 1:]
-        return cls(log_p, log_p.exp(), log_p.argmax(-1), targets)
-
-
-class Divergence(NamedTuple):
-    """Measures of one condition, one value a token."""
-
-    kl: Float[Tensor, "block pos"]
-    """KL(P‖Q) = Σ_v P(v) (log P(v) − log Q(v)), clean P and spliced Q, in nats/token."""
-    ce: Float[Tensor, "block pos"]
-    """−log Q(next token) in nats; 0 where the block ends."""
-    agreement: Bool[Tensor, "block pos"]
-    """Whether Q's most likely token is P's."""
+        return cls(log_p, log_p.exp(), log_p.argmax(-1), targets, log_p.topk(top_n, dim=-1).indices)
 
 
 @torch.no_grad()
-def divergence(clean: Clean, logits: Float[Tensor, "block pos d_vocab"]) -> Divergence:
-    """Measure spliced logits against the clean run of the same blocks.
+def divergence(
+    clean: Clean, logits: Float[Tensor, "block pos d_vocab"]
+) -> Float[Tensor, "measure block pos"]:
+    """Measure spliced logits against the clean run of the same blocks, one value a token.
 
     Log-probabilities come from a float32 (or wider) `log_softmax`, with no epsilon, so that a KL is capped by
-    nothing and that of identical logits is exactly 0.
+    nothing and that of identical logits is exactly 0. The measures are those of `CORE`, and of `TOP_N` where
+    the clean run has top tokens:
+
+    - `kl`: KL(P‖Q) = Σ_v P(v) (log P(v) − log Q(v)), clean P and spliced Q, in nats/token.
+    - `ce`: −log Q(next token) in nats; 0 where the block ends.
+    - `agreement`: 1 where Q's most likely token is P's.
+    - `top_n_kl`: the KL of the distributions over P's top N tokens and the rest taken as one.
+    - `top_n_overlap`: the share of P's top N that is in Q's.
+    - `top_n_kendall_tau`: Kendall's τ between both orders of P's top N.
+    - `reverse_kl`: KL(Q‖P); `js`: ½ KL(P‖M) + ½ KL(Q‖M), M = ½ (P + Q); both in nats/token.
+    - `clean_argmax_rank`: the rank that P's most likely token has in Q, from 1.
     """
-    flat = [part.flatten(0, 1) for part in (clean.log_p, clean.p, clean.argmax, clean.targets, logits)]
+    flat = [part.flatten(0, 1) for part in (*clean, logits)]
     budget = _CPU_ELEMENTS if logits.device.type == "cpu" else _GPU_ELEMENTS
     size = max(1, budget // logits.shape[-1])
-    slices = [_measure(*parts) for parts in zip(*(part.split(size) for part in flat), strict=True)]
-    return Divergence(*(torch.cat(parts).view(logits.shape[:2]) for parts in zip(*slices, strict=True)))
+    slices = [
+        _measure(Clean(*parts), q) for *parts, q in zip(*(part.split(size) for part in flat), strict=True)
+    ]
+    return torch.cat(slices, dim=1).unflatten(1, logits.shape[:2])
 
 
-def _measure(log_p: Tensor, p: Tensor, argmax: Tensor, targets: Tensor, logits: Tensor) -> Divergence:
-    log_q = logits.to(log_p.dtype).log_softmax(-1)
-    ce = -log_q.gather(-1, targets.clamp_min(0).unsqueeze(-1)).squeeze(-1) * (targets >= 0)
-    agreement = log_q.argmax(-1) == argmax
-    kl = torch.linalg.vecdot(p, log_p - log_q)
-    return Divergence(kl, ce, agreement)
+def _measure(clean: Clean, logits: Float[Tensor, "token d_vocab"]) -> Float[Tensor, "measure token"]:
+    """All measures of a slice of tokens; the fields of `clean` are flattened likewise."""
+    log_q = logits.to(clean.log_p.dtype).log_softmax(-1)
+    target = log_q.gather(-1, clean.targets.clamp_min(0).unsqueeze(-1)).squeeze(-1)
+    difference = clean.log_p - log_q
+    core = [
+        torch.linalg.vecdot(clean.p, difference),
+        -target * (clean.targets >= 0),
+        (log_q.argmax(-1) == clean.argmax).to(target.dtype),
+    ]
+    return torch.stack(core + (_top_n(clean, log_q, difference) if clean.top.shape[-1] else []))
+
+
+def _top_n(clean: Clean, log_q: Tensor, difference: Tensor) -> list[Tensor]:
+    q, top, n = log_q.exp(), clean.top, clean.top.shape[-1]
+    log_top_q, overlap = log_q.gather(-1, top), log_q.topk(n, dim=-1).indices
+    p_top, q_top = clean.p.gather(-1, top), log_top_q.exp()
+    p_rest, q_rest = ((1 - part.sum(-1)).clamp_min(1e-30) for part in (p_top, q_top))
+    later = torch.triu(torch.ones(n, n, dtype=torch.bool, device=top.device), diagonal=1)
+    order = (log_top_q.unsqueeze(-1) - log_top_q.unsqueeze(-2)).sign()[:, later]
+    half_p, half_q = (log_p_or_q - torch.log(0.5 * (clean.p + q)) for log_p_or_q in (clean.log_p, log_q))
+    best = log_q.gather(-1, clean.argmax.unsqueeze(-1))
+    return [
+        torch.linalg.vecdot(p_top, difference.gather(-1, top)) + p_rest * (p_rest / q_rest).log(),
+        (top.unsqueeze(-1) == overlap.unsqueeze(-2)).any(-1).to(q.dtype).mean(-1),
+        order.mean(-1) if n > 1 else torch.ones_like(p_rest),
+        -torch.linalg.vecdot(q, difference),
+        0.5 * (torch.linalg.vecdot(clean.p, half_p) + torch.linalg.vecdot(q, half_q)),
+        1 + (log_q > best).sum(-1).to(q.dtype),
+    ]
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

@@ -1,7 +1,7 @@
 """Sums over scored tokens, from which every figure of an evaluation follows.
 
-Nothing here grows with the number of tokens: sums by condition, by position in the block and by document, and a
-histogram that is fine enough for a median good to 1%.
+Nothing here grows with the number of tokens: sums by condition, by position in the block and by document, and
+a histogram that is fine enough for a median good to 1%.
 """
 
 from typing import NamedTuple
@@ -11,23 +11,30 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torchmetrics import Metric
 
-MEASURES = ("kl", "ce", "mse", "agreement", "l2", "cosine")
-"""What is summed by document: per-token values, means over a condition's draws."""
+from sae_nfm.evaluation.divergence import CORE, TOP_N
+
+DISTANCES = ("mse", "l2", "cosine")
+"""How far the activation itself is moved: squared error per dimension, its norm, and cos(x, replacement)."""
 
 HISTOGRAM_MIN, HISTOGRAM_RATIO, HISTOGRAM_BINS = 1e-12, 1.01, 3480
 """Bins [min·ratio^i, min·ratio^(i+1)) up to 1,093 nats; smaller values are counted in the first."""
+
+
+def measures(top_n: int) -> tuple[str, ...]:
+    """Names of the per-token values that are summed, in their order."""
+    return (*CORE, *(TOP_N if top_n else ()), *DISTANCES)
 
 
 class TokenValues(NamedTuple):
     """What was measured on one batch of blocks, before reduction."""
 
     by_measure: Float[Tensor, "measure condition block pos"]
-    """Means over draws, in the order of `MEASURES`."""
+    """Means over draws, in the order of `measures`."""
     kl_draws: list[Float[Tensor, "draw block pos"]]
     """Every KL of every condition."""
     scored: Bool[Tensor, "block pos"]
     has_target: Bool[Tensor, "block pos"]
-    """Scored tokens with a next token in the block, over which `ce` is averaged."""
+    """Scored tokens with a scored next token in the block, over which `ce` is averaged."""
     documents: Int64[Tensor, "block pos"]
 
 
@@ -35,6 +42,7 @@ class EvaluationSums(Metric):
     """Float64 sums over scored tokens, reduced over processes by addition.
 
     Args:
+        measures: names of the per-token values, `kl` and `ce` the first two.
         num_conditions: conditions, in the caller's order.
         context: tokens per block.
         num_documents: documents of the split.
@@ -56,13 +64,16 @@ class EvaluationSums(Metric):
     products: Tensor
     worse: Tensor
 
-    def __init__(self, num_conditions: int, context: int, num_documents: int) -> None:
+    def __init__(
+        self, measures: tuple[str, ...], num_conditions: int, context: int, num_documents: int
+    ) -> None:
         super().__init__()
+        assert measures[:2] == ("kl", "ce")
         self.set_dtype(torch.float64)
         shapes = {
             "kl_sum": (num_conditions,),
             "kl_squared": (num_conditions,),
-            "by_document": (len(MEASURES), num_conditions, num_documents),
+            "by_document": (len(measures), num_conditions, num_documents),
             "tokens_by_document": (num_documents,),
             "targets_by_document": (num_documents,),
             "by_position": (num_conditions, context),
@@ -85,7 +96,7 @@ class EvaluationSums(Metric):
         self._add_draws(values)
         scored = values.scored
         by_measure = values.by_measure.double()
-        by_measure[MEASURES.index("ce")] *= values.has_target
+        by_measure[1] *= values.has_target
         tokens = by_measure[:, :, scored]
         documents = values.documents[scored]
         self.by_document.index_add_(2, documents, tokens)
@@ -114,7 +125,7 @@ class EvaluationSums(Metric):
             self.histogram[condition] += torch.bincount(histogram_bin(kl), minlength=HISTOGRAM_BINS)
 
     def compute(self) -> dict[str, Tensor]:
-        """The sums themselves, on the CPU; `statistics.py` makes figures of them."""
+        """The sums themselves, on the CPU; `summary.py` makes figures of them."""
         return {name: getattr(self, name).detach().cpu() for name in self._defaults}
 
 

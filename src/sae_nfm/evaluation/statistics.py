@@ -1,6 +1,7 @@
-"""Intervals and tests that respect that tokens of one document are alike, and that conditions share tokens."""
+"""Intervals and tests that respect that a document's tokens are alike and that conditions share tokens."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -28,8 +29,8 @@ def document_bootstrap(
 ) -> Float[np.ndarray, "resample row"]:
     """Sums of every row over documents drawn with replacement, the same documents for all rows.
 
-    Rows are per-document sums (of a KL under some condition, of tokens, …); a quotient of two columns is then a
-    mean or a ratio, and differences between such quotients keep their pairing.
+    Rows are per-document sums (of a KL under some condition, of tokens, …); a quotient of two columns is then
+    a mean or a ratio, and differences between such quotients keep their pairing.
     """
     num_documents = sums.shape[1]
     generator = np.random.default_rng(seed)
@@ -58,7 +59,7 @@ def clustered_t(
     mean = differences.sum() / tokens.sum()
     scores = differences - mean * tokens
     error = np.sqrt(num / (num - 1) * (scores**2).sum()) / tokens.sum()
-    t = mean / error
+    t = mean / error if error > 0 else 0.0  # no document differs from another, nor from 0
     return {
         "t": float(t),
         "df": num - 1,
@@ -69,7 +70,9 @@ def clustered_t(
 
 def wilcoxon(differences: Float[np.ndarray, " document"]) -> dict[str, float]:
     """Signed-rank test on the documents' mean differences."""
-    result = stats.wilcoxon(differences)
+    if not differences.any():
+        return {"statistic": 0.0, "p": 1.0, "n_documents": len(differences)}
+    result: Any = stats.wilcoxon(differences)
     return {"statistic": float(result.statistic), "p": float(result.pvalue), "n_documents": len(differences)}
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from sae_nfm.evaluation.metrics import MEASURES, histogram_edges
+from sae_nfm.evaluation.divergence import TOP_N
+from sae_nfm.evaluation.metrics import histogram_edges, measures
 from sae_nfm.evaluation.statistics import (
     Estimate,
     clustered_t,
@@ -26,6 +27,7 @@ class Summary:
     Args:
         conditions: in the order of the sums.
         sums: what `EvaluationSums.compute` returns.
+        top_n: tokens that the top-N measures looked at; 0 where there are none of these measures.
         resamples: of the document bootstrap.
         seed: of the document bootstrap.
 
@@ -34,9 +36,10 @@ class Summary:
     """
 
     def __init__(
-        self, conditions: list[Condition], sums: dict[str, Tensor], resamples: int, seed: int
+        self, conditions: list[Condition], sums: dict[str, Tensor], top_n: int, resamples: int, seed: int
     ) -> None:
         self.conditions, self.names = conditions, [condition.name for condition in conditions]
+        self.top_n, self.measures = top_n, measures(top_n)
         self.sums = {name: value.numpy() for name, value in sums.items()}
         kept = self.sums["tokens_by_document"] > 0
         if kept.sum() < 2:
@@ -54,7 +57,7 @@ class Summary:
 
     def _documents(self, measure: str, name: str) -> np.ndarray:
         """Σ of a measure over each document's tokens."""
-        return self.by_document[MEASURES.index(measure), self.names.index(name)]
+        return self.by_document[self.measures.index(measure), self.names.index(name)]
 
     def _mean(self, measure: str, name: str) -> tuple[float, np.ndarray]:
         """Mean per token and its bootstrap replicates."""
@@ -83,8 +86,8 @@ class Summary:
     def condition(self, name: str) -> dict[str, Any]:
         """The entry of one condition in `result.json`."""
         plain = {
-            measure: self._documents(measure, name).sum() / self.tokens.sum()
-            for measure in ("agreement", "l2", "mse", "cosine")
+            measure: float(self._documents(measure, name).sum() / self.tokens.sum())
+            for measure in self.measures
         }
         increase = self.difference("ce", name, "clean")
         number = self.names.index(name)
@@ -99,8 +102,24 @@ class Summary:
             "l2": plain["l2"],
             "mse": plain["mse"],
             "cosine": plain["cosine"],
+            "loss_recovered": self._loss_recovered(name),
+            **self._top_n(plain),
             "by_position": self._by_position(number),
         }
+
+    def _loss_recovered(self, name: str) -> float | None:
+        """1 − (CE − CE(clean)) / (CE(zero) − CE(clean)); None where the zero vector was not spliced in."""
+        if "zero" not in self.names:
+            return None
+        clean = self._mean("ce", "clean")[0]
+        return float(1 - (self._mean("ce", name)[0] - clean) / (self._mean("ce", "zero")[0] - clean))
+
+    def _top_n(self, plain: dict[str, float]) -> dict[str, Any]:
+        if not self.top_n:
+            return {}
+        top = {name.removeprefix("top_n_"): plain[name] for name in TOP_N if name.startswith("top_n_")}
+        others = {name: plain[name] for name in TOP_N if not name.startswith("top_n_")}
+        return {"top_n": {"n": self.top_n, **top}, **others}
 
     def _kl(self, name: str) -> dict[str, Any]:
         number, estimate = self.names.index(name), self.estimate("kl", name)
@@ -124,7 +143,7 @@ class Summary:
         return total / n, max(0.0, variance) ** 0.5, n
 
     def _by_position(self, number: int) -> dict[str, list[Any]]:
-        """Mean KL at each position, with a normal interval: tokens at one position are of different blocks."""
+        """Mean KL at each position, with a normal interval: its tokens are of different blocks."""
         n = self.sums["tokens_by_position"]
         with np.errstate(invalid="ignore", divide="ignore"):
             mean = self.sums["by_position"][number] / n

@@ -38,7 +38,8 @@ def measure(
     for start in tqdm(range(0, num_tokens, _CHUNK), desc="covariance", mininterval=5):
         x = training.read(start, min(start + _CHUNK, num_tokens)).double()
         count, total, products = count + len(x), total + x.sum(0), products + x.T @ x
-    assert isinstance(total, Tensor) and isinstance(products, Tensor)
+    assert isinstance(total, Tensor)
+    assert isinstance(products, Tensor)
     mean = total / count
     values, vectors = torch.linalg.eigh(products / count - torch.outer(mean, mean))
     factor = vectors * values.clamp_min(0).sqrt()

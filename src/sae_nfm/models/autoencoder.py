@@ -6,14 +6,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sae_nfm.models.codes import Codes
+from sae_nfm.models.controls import CodesMLP
 from sae_nfm.models.nfm import NeuralFactorizationMachine
 from sae_nfm.models.normalizer import Normalizer
+from sae_nfm.models.plant import Plant
 from sae_nfm.models.sae import TopKSAE
 
 
 class Parts(NamedTuple):
     """What the dictionaries make of an activation, in the model's units."""
 
+    x: Float[Tensor, "... d_in"]
+    """The activation that the parts explain: the given one, or the planted one where something is planted."""
     codes: Codes
     sae: Float[Tensor, "... d_in"]
     """The SAE's reconstruction x̂."""
@@ -21,6 +25,17 @@ class Parts(NamedTuple):
     """The NFM's linear part of the residual; None without an NFM."""
     interaction: Float[Tensor, "... d_in"] | None
     """The NFM's interaction part of the residual; None without an NFM."""
+    planted: Float[Tensor, "... d_in"] | None
+    """What was planted, without its noise; None where nothing is."""
+
+
+class Explained(NamedTuple):
+    """A reconstruction and its target in the normaliser's units."""
+
+    codes: Codes
+    decoded: Float[Tensor, "... d_in"]
+    target: Float[Tensor, "... d_in"]
+    planted: Float[Tensor, "... d_in"] | None
 
 
 class Autoencoder(nn.Module):
@@ -30,24 +45,39 @@ class Autoencoder(nn.Module):
         normalizer: fitted on training activations.
         sae: works in the normaliser's units.
         nfm: predicts the SAE's residual in the same units; None for an SAE alone.
+        plant: replaces the SAE's residual by a known one; None leaves activations as they are.
     """
 
     def __init__(
-        self, normalizer: Normalizer, sae: TopKSAE, nfm: NeuralFactorizationMachine | None = None
+        self,
+        normalizer: Normalizer,
+        sae: TopKSAE,
+        nfm: NeuralFactorizationMachine | CodesMLP | None = None,
+        plant: Plant | None = None,
     ) -> None:
         super().__init__()
-        self.normalizer, self.sae, self.nfm = normalizer, sae, nfm
+        self.normalizer, self.sae, self.nfm, self.plant = normalizer, sae, nfm, plant
 
     def forward(self, x: Float[Tensor, "... d_in"]) -> Parts:
         """Reconstruct activations in the model's units."""
-        codes = self.sae.encode(self.normalizer(x))
-        reconstruction = self.normalizer.inverse(self.sae.decode(codes))
-        if self.nfm is None:
-            return Parts(codes, reconstruction, None, None)
-        residual = self.nfm(codes)
+        codes, decoded, target, planted = self.explain(x)
+        residual = None if self.nfm is None else self.nfm(codes)
+        to_model = self.normalizer.inverse_difference
         return Parts(
-            codes,
-            reconstruction,
-            self.normalizer.inverse_difference(residual.linear),
-            self.normalizer.inverse_difference(residual.interaction),
+            x=x if self.plant is None else self.normalizer.inverse(target),
+            codes=codes,
+            sae=self.normalizer.inverse(decoded),
+            linear=None if residual is None else to_model(residual.linear),
+            interaction=None if residual is None else to_model(residual.interaction),
+            planted=None if planted is None else to_model(planted),
         )
+
+    def explain(self, x: Float[Tensor, "... d_in"]) -> Explained:
+        """Codes, decoded codes and what they are to explain, in the normaliser's units."""
+        target = self.normalizer(x)
+        codes = self.sae.encode(target)
+        decoded = self.sae.decode(codes)
+        if self.plant is None:
+            return Explained(codes, decoded, target, None)
+        planted = self.plant.planted(codes, self.sae.d_sae)
+        return Explained(codes, decoded, decoded + planted + self.plant.unexplained(target), planted)

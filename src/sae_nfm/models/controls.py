@@ -9,42 +9,28 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sae_nfm.models.codes import Codes, weighted_sum
+from sae_nfm.models.nfm import NFMOutput
 
 
-class ResidualControl(nn.Module):
-    """Predicts the residual x − x̂ from the normalised activation and its codes."""
-
-    solved = False
-    """Whether `NormalEquations` solve it; else it is trained as an NFM is."""
+class LinearControl(nn.Module):
+    """Predicts the residual x − x̂ linearly from features φ of the activation or its codes: r̂ = Wᵀ φ + b."""
 
     def build(self, d_in: int, d_sae: int, num_parameters: int) -> None:
-        """Make the parameters, once the sizes are known; `num_parameters` is the NFM's."""
-        raise NotImplementedError
-
-    def forward(
-        self, x: Float[Tensor, "... d_in"], codes: Codes
-    ) -> Float[Tensor, "... d_in"]:
-        """The predicted residual, in the normaliser's units."""
-        raise NotImplementedError
-
-
-class LinearControl(ResidualControl):
-    """A control that is linear in features φ: r̂ = Wᵀ φ + b."""
-
-    solved = True
-
-    def features(self, x: Float[Tensor, "token d_in"], codes: Codes) -> Codes:
-        """φ in sparse form."""
-        raise NotImplementedError
+        """Make weights and bias, once the sizes are known."""
+        self.weight = nn.Parameter(torch.zeros(self.num_features(d_in, d_sae), d_in), requires_grad=False)
+        self.bias = nn.Parameter(torch.zeros(d_in), requires_grad=False)
 
     def num_features(self, d_in: int, d_sae: int) -> int:
         """Length of φ."""
         raise NotImplementedError
 
-    def build(self, d_in: int, d_sae: int, num_parameters: int) -> None:
-        """Weights of every feature, and a bias."""
-        self.weight = nn.Parameter(torch.zeros(self.num_features(d_in, d_sae), d_in), requires_grad=False)
-        self.bias = nn.Parameter(torch.zeros(d_in), requires_grad=False)
+    def features(self, x: Float[Tensor, "token d_in"], codes: Codes) -> Codes:
+        """φ in sparse form."""
+        raise NotImplementedError
+
+    def residual(self, x: Float[Tensor, "... d_in"], codes: Codes) -> Float[Tensor, "... d_in"]:
+        """r̂, all in the normaliser's units."""
+        raise NotImplementedError
 
 
 class OutputBias(LinearControl):
@@ -58,7 +44,7 @@ class OutputBias(LinearControl):
         """None."""
         return Codes(x[:, :0], codes.indices[:, :0])
 
-    def forward(self, x: Float[Tensor, "... d_in"], codes: Codes) -> Float[Tensor, "... d_in"]:
+    def residual(self, x: Float[Tensor, "... d_in"], codes: Codes) -> Float[Tensor, "... d_in"]:
         """The same vector everywhere."""
         return self.bias.expand_as(x)
 
@@ -74,7 +60,7 @@ class DecoderRefit(LinearControl):
         """The codes."""
         return codes
 
-    def forward(self, x: Float[Tensor, "... d_in"], codes: Codes) -> Float[Tensor, "... d_in"]:
+    def residual(self, x: Float[Tensor, "... d_in"], codes: Codes) -> Float[Tensor, "... d_in"]:
         """What the refitted decoder adds to the SAE's own."""
         return weighted_sum(codes, self.weight) + self.bias
 
@@ -90,13 +76,16 @@ class AffineMap(LinearControl):
         """The activation."""
         return Codes(x, torch.arange(x.shape[1], device=x.device).expand_as(x))
 
-    def forward(self, x: Float[Tensor, "... d_in"], codes: Codes) -> Float[Tensor, "... d_in"]:
+    def residual(self, x: Float[Tensor, "... d_in"], codes: Codes) -> Float[Tensor, "... d_in"]:
         """Wᵀ x + b."""
         return x @ self.weight + self.bias
 
 
-class CodesMLP(ResidualControl):
-    """A plain MLP on the codes with the NFM's number of parameters: W_2 relu(W_1 f + b_1) + b_2."""
+class CodesMLP(nn.Module):
+    """A plain MLP on the codes with the NFM's number of parameters: r̂ = W_2 relu(W_1 f + b_1) + b_2.
+
+    It stands where an NFM does in an `Autoencoder`, and is trained as one.
+    """
 
     def build(self, d_in: int, d_sae: int, num_parameters: int) -> None:
         """As many hidden units as the parameters allow."""
@@ -105,9 +94,14 @@ class CodesMLP(ResidualControl):
         self.b_1 = nn.Parameter(torch.zeros(hidden))
         self.out = nn.Linear(hidden, d_in)
 
-    def forward(self, x: Float[Tensor, "... d_in"], codes: Codes) -> Float[Tensor, "... d_in"]:
-        """The MLP's output."""
-        return self.out(torch.relu(weighted_sum(codes, self.W_1) + self.b_1))
+    def forward(self, codes: Codes) -> NFMOutput:
+        """The prediction, counted as one part."""
+        out = self.out(torch.relu(weighted_sum(codes, self.W_1) + self.b_1))
+        return NFMOutput(out, torch.zeros_like(out))
+
+    def residual(self, x: Float[Tensor, "... d_in"], codes: Codes) -> Float[Tensor, "... d_in"]:
+        """r̂, all in the normaliser's units."""
+        return self(codes).total
 
 
 class NormalEquations:
@@ -139,7 +133,7 @@ class NormalEquations:
 
     @torch.no_grad()
     def solve_(self, ridge: float = 1e-6) -> None:
-        """Set the control's weights; `ridge`, relative to the mean diagonal, settles latents that never fire."""
+        """Set the control's weights; `ridge`, relative to the mean diagonal, settles dead latents."""
         scale = self.gram.diagonal().mean()
         regularised = self.gram + ridge * scale * torch.eye(len(self.gram), device=self.gram.device)
         solution = torch.linalg.solve(regularised, self.cross)

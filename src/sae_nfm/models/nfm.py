@@ -1,6 +1,6 @@
 """The neural factorization machine over sparse codes (He & Chua 2017; higher orders: Blondel et al. 2016)."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -37,6 +37,8 @@ class NeuralFactorizationMachine(nn.Module):
         interaction: whether there is an interaction part.
         mlp: whether the pooled interactions pass a hidden ReLU layer of width m, or one linear map.
         dropout: applied to the pooled interactions in training.
+        fit: whether both parts are trained together, or the linear part first and the interactions on what it
+            leaves, which settles which part explains what.
 
     Raises:
         ValueError: a size is out of range, or the switches leave nothing to train.
@@ -52,10 +54,11 @@ class NeuralFactorizationMachine(nn.Module):
         interaction: bool,
         mlp: bool,
         dropout: float,
+        fit: Literal["together", "linear_then_interaction"],
     ) -> None:
         super().__init__()
-        _check(order, d_embed, linear, interaction, dropout)
-        self.order = order
+        _check(order, d_embed, linear, interaction, dropout, fit)
+        self.order, self.fit = order, fit
         self.has_interaction = interaction and order > 1
         self.W_lin = nn.Parameter(torch.zeros(d_sae, d_out)) if linear else None
         self.b = nn.Parameter(torch.zeros(d_out)) if linear else None
@@ -69,6 +72,7 @@ class NeuralFactorizationMachine(nn.Module):
         if self.W_lin is None:
             assert interaction is not None
             return NFMOutput(torch.zeros_like(interaction), interaction)
+        assert self.b is not None
         linear = weighted_sum(codes, self.W_lin) + self.b
         return NFMOutput(linear, torch.zeros_like(linear) if interaction is None else interaction)
 
@@ -97,15 +101,17 @@ def _mlp(d_in: int, d_hidden: int, d_out: int, *, hidden: bool, dropout: float) 
     )
 
 
-def _check(order: int, d_embed: int, linear: bool, interaction: bool, dropout: float) -> None:
+def _check(order: int, d_embed: int, linear: bool, interaction: bool, dropout: float, fit: str) -> None:
     if order not in (1, 2, 3, 4):
         raise ValueError(f"nfm.order={order}: allowed are 1, 2, 3, 4")
     if d_embed < 1:
         raise ValueError(f"nfm.d_embed={d_embed}: allowed are whole numbers from 1")
     if not 0 <= dropout < 1:
         raise ValueError(f"nfm.dropout={dropout}: allowed are 0 up to, but without, 1")
+    if fit not in ("together", "linear_then_interaction"):
+        raise ValueError(f"nfm.fit={fit}: allowed are together, linear_then_interaction")
     if not linear and (order == 1 or not interaction):
         raise ValueError(
-            f"nfm.linear=false with nfm.interaction={str(interaction).lower()} and nfm.order={order} leaves nothing "
-            "to train; allowed are nfm.linear=true, or nfm.interaction=true with nfm.order of 2 to 4"
+            f"nfm.linear=false with nfm.interaction={str(interaction).lower()} and nfm.order={order} leaves "
+            "nothing to train; allowed are nfm.linear=true, or nfm.interaction=true with nfm.order of 2 to 4"
         )

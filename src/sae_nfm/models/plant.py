@@ -15,8 +15,8 @@ _MIX = (0x45D9F3B, 0x119DE1F3)  # multipliers of a 32-bit integer hash
 class Plant(nn.Module):
     """Replaces an SAE's residual by one whose make-up is known.
 
-    The activation becomes x' = W_dec f + b_dec + g·p(f) + s·ξ. The planted part p is Σ Π_(i∈T) f_i · u_T over a
-    set of tuples T of latents (`pairs`, `triples`), Σ f_i · u_i over single latents (`linear`), or nothing
+    The activation becomes x' = W_dec f + b_dec + g·p(f) + s·ξ. The planted part p is Σ Π_(i∈T) f_i · u_T over
+    a set of tuples T of latents (`pairs`, `triples`), Σ f_i · u_i over single latents (`linear`), or nothing
     (`none`); ξ is noise that nothing can explain. The SAE's codes f are those of the real activation.
 
     Args:
@@ -32,7 +32,11 @@ class Plant(nn.Module):
     noise_scale: Float[Tensor, ""]
 
     def __init__(
-        self, kind: Literal["pairs", "triples", "linear", "none"], num_tuples: int, strength: float, noise: float
+        self,
+        kind: Literal["pairs", "triples", "linear", "none"],
+        num_tuples: int,
+        strength: float,
+        noise: float,
     ) -> None:
         super().__init__()
         sizes = {"pairs": 2, "triples": 3, "linear": 1, "none": 1}
@@ -43,7 +47,7 @@ class Plant(nn.Module):
 
     @torch.no_grad()
     def fit(self, codes: Codes, reconstruction: Float[Tensor, "token d_in"], d_sae: int, seed: int) -> None:
-        """Choose the tuples among latents that often fire together, and set the scales, on a training sample."""
+        """Choose the tuples among latents that often fire together, and set the scales, on a sample."""
         generator = torch.Generator().manual_seed(seed)
         frequent = _tuples_that_fire(codes, d_sae, self.size)
         chosen = torch.randperm(len(frequent), generator=generator)[: self.num_tuples]
@@ -58,6 +62,11 @@ class Plant(nn.Module):
         self.directions /= scale.unsqueeze(1)  # every tuple carries the same energy
         planted_energy = (planted @ self.directions).var(0).sum()
         self.register_buffer("gain", (self.strength * self.noise * energy / planted_energy).sqrt())
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take what `fit` set from a saved state."""
+        for name, value in state.items():
+            self.register_buffer(name, value)
 
     def planted(self, codes: Codes, d_sae: int) -> Float[Tensor, "... d_in"]:
         """g·p(f)."""
@@ -88,7 +97,9 @@ def _tuples_that_fire(codes: Codes, d_sae: int, size: int, latents: int = 24, le
     busiest = usual.topk(min(latents, d_sae)).indices.sort().values.tolist()
     tuples = [t for t in itertools.combinations(busiest, size) if active[:, list(t)].prod(1).mean() >= least]
     if not tuples:
-        raise ValueError(f"plant: no {size} latents fire together on 1% of the tokens; allowed are SAEs whose do")
+        raise ValueError(
+            f"plant: no {size} latents fire together on 1% of the tokens; allowed are SAEs whose do"
+        )
     return torch.tensor(tuples)
 
 

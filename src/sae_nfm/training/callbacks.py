@@ -39,9 +39,10 @@ class StopOnNonFiniteLoss(Callback):
         if (trainer.global_step % self.every and not last) or torch.isfinite(outputs["loss"]):
             return
         raise NonFiniteLoss(
-            f"the loss of {type(pl_module).__name__} is {outputs['loss'].item()} at step {trainer.global_step}; "
-            f"the last good checkpoint is kept in {self.checkpoints}. A lower learning rate or a longer warm-up "
-            "usually mends this"
+            f"the loss of {type(pl_module).__name__} is {outputs['loss'].item()} "
+            f"at step {trainer.global_step};\n"
+            f"the last good checkpoint is kept in {self.checkpoints}.\n"
+            "A lower learning rate or a longer warm-up usually mends this"
         )
 
 
@@ -69,6 +70,11 @@ class ProgressLines(ProgressBar):
     def __init__(self, seconds: float = 30.0) -> None:
         super().__init__()
         self.seconds, self._last, self._steps = seconds, time.monotonic(), 0
+        self._enabled = True
+
+    def disable(self) -> None:
+        """Say nothing, as in all processes but the first."""
+        self._enabled = False
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -77,7 +83,7 @@ class ProgressLines(ProgressBar):
         self._steps += 1
         last = trainer.global_step >= trainer.max_steps
         shown = {k: v for k, v in self.get_metrics(trainer, pl_module).items() if k != "v_num"}
-        figures = ", ".join(f"{name} {float(value):.4g}" for name, value in shown.items())
+        figures = ", ".join(f"{k} {v:.4g}" for k, v in shown.items() if isinstance(v, float))
         self._say(f"step {trainer.global_step} of {trainer.max_steps}", figures, last)
 
     def on_test_batch_end(
@@ -95,6 +101,6 @@ class ProgressLines(ProgressBar):
 
     def _say(self, where: str, figures: str, now: bool) -> None:
         elapsed = time.monotonic() - self._last
-        if now or elapsed > self.seconds:
+        if self._enabled and (now or elapsed > self.seconds):
             log.info("%s, %.1f per second%s", where, self._steps / elapsed, figures and f", {figures}")
             self._last, self._steps = time.monotonic(), 0

@@ -1,7 +1,6 @@
 """How good the dictionaries are as reconstructions: sums over held-out activations."""
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -38,8 +37,9 @@ class DictionaryQuality(Metric):
         self.add_state("fired", torch.zeros(d_sae, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("has_residual", torch.zeros((), dtype=torch.int64), dist_reduce_fx="max")
 
-    def update(self, x: Float[Tensor, "token d_in"], parts: Parts) -> None:
-        """Add tokens: raw activations and what the dictionaries made of them."""
+    def update(self, parts: Parts) -> None:
+        """Add tokens: activations in the model's units and what the dictionaries made of them."""
+        x = parts.x
         residual = (x - parts.sae).double()
         self.tokens += len(x)
         self.x_sum += x.double().sum(0)

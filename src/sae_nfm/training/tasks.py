@@ -61,7 +61,7 @@ class DictionaryTask(LightningModule):
 
     def validation_step(self, batch: Float[Tensor, "token d_in"], batch_idx: int) -> None:
         """Add a batch of held-out activations to the quality sums."""
-        self.quality.update(batch, self.autoencoder(batch))
+        self.quality.update(self.autoencoder(batch))
 
     def on_validation_epoch_end(self) -> None:
         """Log explained variance, L0, dead latents and the explained residual."""
@@ -118,7 +118,7 @@ class SAETask(DictionaryTask):
 
 
 class NFMTask(DictionaryTask):
-    """Train the NFM on the residual of a frozen SAE."""
+    """Train the autoencoder's NFM, or what stands in its place, on the residual of the frozen SAE."""
 
     watched = "residual_explained"
 
@@ -135,10 +135,10 @@ class NFMTask(DictionaryTask):
 
     def training_step(self, batch: Float[Tensor, "token d_in"], batch_idx: int) -> Tensor:
         """One step on a batch of raw activations."""
+        assert self.autoencoder.nfm is not None
         with torch.no_grad():
-            x = self.autoencoder.normalizer(batch)
-            codes = self.autoencoder.sae.encode(x)
-            residual = x - self.autoencoder.sae.decode(codes)
-        loss = self.objective.residual_loss(residual, self.autoencoder.nfm(codes).total)
+            explained = self.autoencoder.explain(batch)
+        predicted = self.autoencoder.nfm(explained.codes).total
+        loss = self.objective.residual_loss(explained.target - explained.decoded, predicted)
         self.log("train/loss", loss)
         return loss

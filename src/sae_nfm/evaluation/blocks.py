@@ -1,0 +1,81 @@
+"""Which positions of the test split are replaced, and which are scored."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from sae_nfm.data.tokens import TokenBlocks
+
+_COUNTED_AT_ONCE = 1024
+
+
+class ScoredBlocks(IterableDataset):
+    """The first blocks of a split, up to an exact number of scored tokens, dealt in turn to the processes.
+
+    Args:
+        blocks: of the test split.
+        num_tokens: positions to score; what the split holds, if that is less.
+        with_bos: whether BOS positions are replaced and scored like others, as published; else they keep
+            their activation and are left out.
+        single: replace this one position of every block, and score it and what follows; None replaces all.
+        batch_size: blocks per batch.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+
+    def __init__(
+        self, blocks: TokenBlocks, num_tokens: int, with_bos: bool, single: int | None, batch_size: int
+    ) -> None:
+        if single is not None and not 1 <= single < blocks.context:
+            raise ValueError(f"evaluation.single={single}: allowed are null and 1 to {blocks.context - 1}")
+        if batch_size < 1:
+            raise ValueError(f"evaluation.batch_size={batch_size}: allowed are whole numbers from 1")
+        self.blocks, self.with_bos, self.single, self.batch_size = blocks, with_bos, single, batch_size
+        ends = np.cumsum(self._counts(num_tokens))
+        self.num_tokens = int(min(num_tokens, ends[-1]))
+        self.num_blocks = int(np.searchsorted(ends, self.num_tokens)) + 1
+        self._before = np.concatenate([[0], ends[:-1]])
+        self.rank, self.world_size = 0, 1
+
+    def replaced(self, scored: Bool[Tensor, "block pos"]) -> Bool[Tensor, "block pos"]:
+        """Which positions get the replacement: the scored ones, or the single one."""
+        if self.single is None:
+            return scored
+        at = torch.arange(scored.shape[1], device=scored.device) == self.single
+        return at.expand_as(scored)
+
+    def scored(
+        self, numbers: Int64[Tensor, " block"], tokens: Int64[Tensor, "block pos"]
+    ) -> Bool[Tensor, "block pos"]:
+        """Which positions of these blocks count."""
+        candidates = self._candidates(tokens)
+        left = torch.from_numpy(self.num_tokens - self._before[numbers.cpu().numpy()]).to(tokens.device)
+        return candidates & (candidates.cumsum(1) <= left.unsqueeze(1))
+
+    def _candidates(self, tokens: Int64[Tensor, "block pos"]) -> Bool[Tensor, "block pos"]:
+        is_bos = tokens == self.blocks.bos_id
+        candidates = torch.ones_like(is_bos) if self.with_bos else ~is_bos
+        if self.single is not None:
+            candidates = candidates & ~is_bos[:, self.single : self.single + 1]
+            candidates[:, : self.single] = False
+        return candidates
+
+    def _counts(self, num_tokens: int) -> np.ndarray:
+        """Positions of each block that can count, for as many blocks as it takes to reach `num_tokens`."""
+        counts, total = [], 0
+        for start in range(0, len(self.blocks), _COUNTED_AT_ONCE):
+            numbers = np.arange(start, min(start + _COUNTED_AT_ONCE, len(self.blocks)))
+            counts.append(self._candidates(self.blocks.tokens(numbers)).sum(1).numpy())
+            total += int(counts[-1].sum())
+            if total >= num_tokens:
+                break
+        return np.concatenate(counts)
+
+    def __iter__(self) -> Iterator[Int64[Tensor, " block"]]:
+        for start in range(self.rank * self.batch_size, self.num_blocks, self.world_size * self.batch_size):
+            yield torch.arange(start, min(start + self.batch_size, self.num_blocks))

@@ -1,0 +1,35 @@
+"""How processes end: together with the one that started them, and not without ending those they wait for."""
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+
+ENDS_WITH = "SAE_NFM_ENDS_WITH"
+"""Environment variable: id of the process that starts this one and without which it has nothing to do."""
+_SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
+
+
+def end_with_parent() -> None:
+    """Have the kernel end this process when the one that started it dies, be it by `kill -9`.
+
+    Otherwise the ranks of a study would wait for a first rank that is gone, on GPUs for half an hour. Nothing is
+    done in a process that was started by hand, nor where there is no Linux.
+    """
+    parent = os.environ.get(ENDS_WITH)
+    if parent is None or sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    if os.getppid() != int(parent):
+        sys.exit(1)
+
+
+def raise_when_terminated() -> None:
+    """Have SIGTERM raise `SystemExit`, so that whoever waits for a process can end it first.
+
+    A handler that is there, such as submitit's, stays.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))

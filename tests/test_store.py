@@ -1,0 +1,263 @@
+"""Artifacts: made once, found again, never a half one and never a changed one."""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+
+from sae_nfm.store import (
+    MANIFEST,
+    CorruptedArtifact,
+    Store,
+    file_signature,
+    fingerprint,
+    write_atomically,
+)
+
+SPEC = {"layer": 3, "sae": {"d_sae": 64, "k": 4}}
+
+
+class Maker:
+    """Writes two files, one of them in a folder, and counts its calls."""
+
+    def __init__(self, content="weights"):
+        self.content, self.calls = content, 0
+
+    def __call__(self, folder):
+        self.calls += 1
+        (folder / "weights.bin").write_text(self.content)
+        (folder / "logs").mkdir(exist_ok=True)
+        (folder / "logs" / "curve.csv").write_text("1,2")
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "artifacts")
+
+
+@pytest.fixture
+def make():
+    return Maker()
+
+
+def test_the_same_spec_is_made_once_and_found_again(store, make):
+    first = store.fetch("sae", SPEC, make)
+    again = Store(store.root).fetch("sae", dict(reversed(SPEC.items())), make)
+    assert first == again == store.root / "sae" / fingerprint(SPEC)
+    assert make.calls == 1
+    assert (first / "weights.bin").read_text() == "weights"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"layer": 4, "sae": {"d_sae": 64, "k": 4}},
+        {"layer": 3, "sae": {"d_sae": 64, "k": 5}},
+        {"layer": 3, "sae": {"d_sae": 64}},
+        {"layer": 3, "sae": {"d_sae": 64, "k": 4}, "seed": 0},
+        {"layer": 3, "sae": {"d_sae": 64, "k": 4.5}},
+        {"layer": "3", "sae": {"d_sae": 64, "k": 4}},
+    ],
+)
+def test_any_other_spec_is_another_artifact(store, make, other):
+    assert store.fetch("sae", SPEC, make) != store.fetch("sae", other, make)
+    assert make.calls == 2
+
+
+def test_another_kind_is_another_artifact(store, make):
+    assert store.fetch("sae", SPEC, make) != store.fetch("nfm", SPEC, make)
+    assert make.calls == 2
+
+
+def test_the_manifest_says_what_made_the_artifact_and_what_it_holds(store, make):
+    manifest = json.loads((store.fetch("sae", SPEC, make) / MANIFEST).read_text())
+    assert manifest["spec"] == SPEC
+    assert set(manifest["files"]) == {"weights.bin", "logs/curve.csv"}
+
+
+def test_what_an_exception_leaves_is_not_taken_for_whole_and_is_handed_to_the_next_maker(store, make):
+    def broken(folder):
+        (folder / "checkpoint").write_text("step 50")
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        store.fetch("sae", SPEC, broken)
+    assert not (store.root / "sae" / fingerprint(SPEC)).exists()
+
+    found = []
+    folder = store.fetch(
+        "sae", SPEC, lambda folder: (found.append((folder / "checkpoint").read_text()), make(folder))
+    )
+    assert found == ["step 50"]
+    assert make.calls == 1
+    assert (folder / "weights.bin").read_text() == "weights"
+
+
+def _write_half_and_wait(root, ready):
+    def make(folder):
+        (folder / "weights.bin").write_text("wei")
+        ready.set()
+        time.sleep(60)
+
+    Store(root).fetch("sae", SPEC, make)
+
+
+@pytest.fixture
+def processes():
+    """Starts processes by fork, so that they need not import anything again, and ends them."""
+    context, started = multiprocessing.get_context("fork"), []
+
+    def start(target, *args):
+        process = context.Process(target=target, args=args, daemon=True)
+        process.start()
+        started.append(process)
+        return process
+
+    start.context = context
+    yield start
+    for process in started:
+        process.kill()
+        process.join()
+
+
+def test_what_a_killed_process_leaves_is_not_taken_for_whole_and_holds_no_lock(store, make, processes):
+    ready = processes.context.Event()
+    victim = processes(_write_half_and_wait, store.root, ready)
+    assert ready.wait(30)
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.join(30)
+    assert victim.exitcode == -signal.SIGKILL
+    assert not (store.root / "sae" / fingerprint(SPEC)).exists()
+
+    folder = store.fetch("sae", SPEC, make)
+    assert make.calls == 1
+    assert (folder / "weights.bin").read_text() == "weights"
+
+
+def _fetch_slowly(root, log, barrier):
+    def make(folder):
+        with log.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        time.sleep(0.3)
+        (folder / "weights.bin").write_text("weights")
+
+    barrier.wait(30)
+    found = Store(root).fetch("sae", SPEC, make)
+    assert (found / "weights.bin").read_text() == "weights"
+
+
+def test_processes_that_need_the_same_artifact_make_it_once(store, tmp_path, processes):
+    barrier, log = processes.context.Barrier(3), tmp_path / "made_by"
+    started = [processes(_fetch_slowly, store.root, log, barrier) for _ in range(3)]
+    for process in started:
+        process.join(30)
+    assert [process.exitcode for process in started] == [0, 0, 0]
+    assert len(log.read_text().splitlines()) == 1
+
+
+def _change(folder):
+    (folder / "weights.bin").write_text("weighty")
+
+
+def _flip_a_byte(folder):
+    (folder / "weights.bin").write_text("weightz")
+
+
+def _delete(folder):
+    (folder / "logs" / "curve.csv").unlink()
+
+
+def _break_manifest(folder):
+    (folder / MANIFEST).write_text('{"spec": ')
+
+
+def _delete_manifest(folder):
+    (folder / MANIFEST).unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (_change, "weights.bin"),
+        (_flip_a_byte, "weights.bin"),
+        (_delete, "curve.csv"),
+        (_break_manifest, MANIFEST),
+        (_delete_manifest, MANIFEST),
+    ],
+)
+def test_a_damaged_artifact_is_refused_by_the_name_of_the_file(store, make, damage, named):
+    folder = store.fetch("sae", SPEC, make)
+    damage(folder)
+    with pytest.raises(CorruptedArtifact) as error:
+        store.fetch("sae", SPEC, make)
+    assert named in str(error.value)
+    assert f"elete {folder}" in str(error.value)
+    assert make.calls == 1
+
+
+def test_a_file_that_is_added_later_harms_nothing(store, make):
+    folder = store.fetch("sae", SPEC, make)
+    (folder / "note.txt").write_text("mine")
+    assert store.fetch("sae", SPEC, make) == folder
+
+
+def test_writing_replaces_the_whole_file_and_leaves_nothing_else(tmp_path):
+    path = tmp_path / "new" / "result.json"
+    write_atomically(path, "first, and long")
+    write_atomically(path, "second")
+    assert path.read_text() == "second"
+    assert [entry.name for entry in path.parent.iterdir()] == ["result.json"]
+
+
+def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path):
+    path = tmp_path / "result.json"
+    write_atomically(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_atomically(path, "half of it \ud800")
+    assert path.read_text() == "old"
+
+
+def test_a_file_that_is_being_written_is_not_yet_there(tmp_path, monkeypatch):
+    """The name appears in one rename, after everything is written under another one."""
+    path, seen = tmp_path / "result.json", []
+    rename = type(path).replace
+
+    def watched(partial, target):
+        seen.append((path.exists(), partial.read_text()))
+        return rename(partial, target)
+
+    monkeypatch.setattr(type(path), "replace", watched)
+    write_atomically(path, "content")
+    assert seen == [(False, "content")]
+    assert path.read_text() == "content"
+
+
+def test_a_file_signature_tells_size_and_both_ends(tmp_path):
+    megabyte = 1 << 20
+    base = bytearray(3 * megabyte)
+    path = tmp_path / "weights.bin"
+
+    def signature(content):
+        path.write_bytes(content)
+        return file_signature(path)
+
+    same = signature(bytes(base))
+    assert signature(bytes(base)) == same
+    others = {same, signature(bytes(base) + b"\0")}
+    for place in (0, megabyte - 1, 2 * megabyte, 3 * megabyte - 1):
+        changed = base.copy()
+        changed[place] = 1
+        others.add(signature(bytes(changed)))
+    assert len(others) == 6
+
+
+def test_small_files_have_the_signature_of_their_content(tmp_path):
+    a, b = tmp_path / "a", tmp_path / "b"
+    a.write_bytes(b"12345")
+    b.write_bytes(b"12345")
+    assert file_signature(a) == file_signature(b)
+    b.write_bytes(b"12346")
+    assert file_signature(a) != file_signature(b)
