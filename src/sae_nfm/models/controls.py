@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from sae_nfm.models.codes import Codes, weighted_sum
 from sae_nfm.models.nfm import NFMOutput
 
+_SCATTER_COST = 32  # of one scattered addition, in multiply-adds of a matrix product
+
 
 class LinearControl(nn.Module):
     """Predicts the residual x − x̂ linearly from features φ of the activation or its codes: r̂ = Wᵀ φ + b."""
@@ -120,11 +122,16 @@ class NormalEquations:
     def add(
         self, x: Float[Tensor, "token d_in"], codes: Codes, residual: Float[Tensor, "token d_in"]
     ) -> None:
-        """Add tokens: the cost is k² a token, not d_sae²."""
+        """Add tokens, by the products of the k active features alone where that is less work."""
         features = self.control.features(x, codes)
         num = len(self.gram)
         values = nn.functional.pad(features.values.double(), (0, 1), value=1.0)
         indices = nn.functional.pad(features.indices, (0, 1), value=num - 1)
+        if _SCATTER_COST * values.shape[1] ** 2 > num**2:
+            dense = Codes(values, indices).dense(num)
+            self.gram += dense.T @ dense
+            self.cross += dense.T @ residual.double()
+            return
         pairs = (indices.unsqueeze(2) * num + indices.unsqueeze(1)).flatten()
         products = (values.unsqueeze(2) * values.unsqueeze(1)).flatten()
         self.gram.view(-1).index_add_(0, pairs, products)

@@ -1,0 +1,35 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help install quickstart test test-all lint bench clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+
+install: .venv/.installed ## make .venv and install the project in it, with the versions of constraints.txt
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+quickstart: install ## the whole study on the embedded model, offline: ends in the ratio table and a report
+	HF_HUB_OFFLINE=1 $(BIN)/python -m sae_nfm experiment=quickstart
+
+test: install ## the test suite
+	HF_HUB_OFFLINE=1 $(BIN)/pytest
+
+test-all: install ## the test suite with its slow tests
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -m 'slow or not slow'
+
+lint: install ## ruff and pyright
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+bench: install ## side by side with other SAE libraries, in an environment of their own
+	$(MAKE) -C benchmarks PROJECT_PYTHON=$(CURDIR)/$(BIN)/python
+
+clean: ## remove the environment; artifacts and results stay
+	rm -rf .venv benchmarks/.venv

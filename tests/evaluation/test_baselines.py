@@ -1,0 +1,110 @@
+import pytest
+import torch
+
+from sae_nfm.evaluation.baselines import Cov, Eps, NormCorrected, NormOnly, Permuted, Real, Target, Theta
+from sae_nfm.evaluation.conditions import Mean, Spliceable, Zero
+from sae_nfm.evaluation.surroundings import Surroundings
+from sae_nfm.models.autoencoder import Parts
+from sae_nfm.models.codes import Codes
+
+D = 24
+MATCHED = [Eps(), Cov(), Real()]
+
+
+def batch_of(blocks, seed=0):
+    """Blocks with activations of their own, as an evaluation would read them."""
+    x = torch.stack([torch.randn(7, D, generator=torch.Generator().manual_seed(b)) for b in blocks]) * 3 + 1
+    mixing = torch.randn(D, D, generator=torch.Generator().manual_seed(99))
+    around = Surroundings(torch.ones(D), mixing, torch.randn(50, D))
+    no_codes = Codes(torch.zeros(1), torch.zeros(1, dtype=torch.int64))
+    parts = Parts(x, no_codes, x * 0.8 + 0.3, None, None, None)
+    return Spliceable(x, parts, torch.tensor(blocks), seed, around)
+
+
+def target_of(batch):
+    return Target(batch.parts.sae, torch.randn(50, D, generator=torch.Generator().manual_seed(3)))
+
+
+@pytest.mark.parametrize("baseline", MATCHED, ids=lambda b: type(b).__name__)
+def test_the_error_has_the_norm_of_the_reconstructions_own(baseline):
+    batch = batch_of([0, 1, 2])
+    error = baseline(batch, target_of(batch), 0) - batch.x
+    expected = (batch.parts.sae - batch.x).norm(dim=-1)
+    torch.testing.assert_close(error.norm(dim=-1), expected, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("baseline", [*MATCHED, Theta("x"), Permuted()], ids=lambda b: type(b).__name__)
+def test_a_draw_depends_on_the_block_and_not_on_its_batch(baseline):
+    together, alone = batch_of([0, 1, 2]), batch_of([1])
+    together = together._replace(surroundings=alone.surroundings)
+    one = baseline(together, target_of(together), 4)[1]
+    other = baseline(alone, target_of(alone), 4)[0]
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("baseline", [*MATCHED, Theta("x"), Permuted()], ids=lambda b: type(b).__name__)
+def test_draws_blocks_and_seeds_differ(baseline):
+    batch = batch_of([0, 0, 1])  # the same activations at two places
+    batch = batch._replace(blocks=torch.tensor([0, 5, 1]))
+    target = target_of(batch)
+    first = baseline(batch, target, 0)
+    assert not torch.equal(first[0], first[1])
+    assert not torch.equal(first, baseline(batch, target, 1))
+    assert not torch.equal(first, baseline(batch._replace(seed=1), target, 0))
+
+
+def test_eps_directions_are_uniform_on_the_sphere():
+    batch = batch_of(list(range(400)))
+    u = torch.nn.functional.normalize(Eps()(batch, target_of(batch), 0) - batch.x, dim=-1).flatten(0, 1)
+    covariance = u.T @ u / len(u)
+    assert u.mean(0).norm() < 4 / len(u) ** 0.5
+    assert (covariance - torch.eye(D) / D).abs().max() < 5 / D / len(u) ** 0.5 * D**0.5
+
+
+@pytest.mark.parametrize("norm", ["x", "reconstruction"])
+def test_theta_keeps_the_cosine_and_the_norm_asked_for(norm):
+    batch = batch_of([0, 1])
+    out = Theta(norm)(batch, target_of(batch), 0)
+    expected = torch.cosine_similarity(batch.parts.sae, batch.x, dim=-1)
+    torch.testing.assert_close(torch.cosine_similarity(out, batch.x, dim=-1), expected, rtol=1e-4, atol=1e-5)
+    norms = {"x": batch.x, "reconstruction": batch.parts.sae}[norm].norm(dim=-1)
+    torch.testing.assert_close(out.norm(dim=-1), norms, rtol=1e-4, atol=0)
+
+
+def test_theta_refuses_another_norm():
+    with pytest.raises(ValueError, match=r"theta\.norm=y: allowed are x, reconstruction"):
+        Theta("y")
+
+
+def test_cov_errors_lie_along_the_covariance():
+    batch = batch_of(list(range(300)))
+    flat = torch.zeros(D, D)
+    flat[:, :2] = torch.randn(D, 2, generator=torch.Generator().manual_seed(1))
+    around = batch.surroundings._replace(factor=flat)
+    batch = batch._replace(surroundings=around)
+    error = (Cov()(batch, target_of(batch), 0) - batch.x).flatten(0, 1)
+    assert torch.linalg.matrix_rank(error, rtol=1e-3) == 2
+
+
+def test_permuted_errors_are_the_banks_as_they_are():
+    batch = batch_of([0])
+    target = target_of(batch)
+    error = (Permuted()(batch, target, 0) - batch.x)[0]
+    nearest = (error.unsqueeze(1) - target.bank_error).norm(dim=-1).amin(1)
+    assert nearest.max() < 1e-4
+
+
+def test_norm_baselines_take_direction_from_one_and_norm_from_the_other():
+    batch = batch_of([0, 1])
+    target = target_of(batch)
+    only, corrected = NormOnly()(batch, target, 0), NormCorrected()(batch, target, 0)
+    torch.testing.assert_close(only.norm(dim=-1), batch.parts.sae.norm(dim=-1))
+    torch.testing.assert_close(torch.cosine_similarity(only, batch.x, dim=-1), torch.ones(2, 7))
+    torch.testing.assert_close(corrected.norm(dim=-1), batch.x.norm(dim=-1))
+    torch.testing.assert_close(torch.cosine_similarity(corrected, batch.parts.sae, dim=-1), torch.ones(2, 7))
+
+
+def test_zero_and_mean_do_not_depend_on_the_activation():
+    batch = batch_of([0, 1])
+    assert not Zero()(batch).any()
+    assert torch.equal(Mean()(batch), torch.ones(2, 7, D))

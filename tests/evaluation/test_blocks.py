@@ -1,0 +1,61 @@
+import pytest
+import torch
+
+from sae_nfm.evaluation.blocks import ScoredBlocks
+
+
+def scored_of(blocks, **settings):
+    """Scored and replaced positions of all blocks that an evaluation reads."""
+    chosen = ScoredBlocks(blocks, **{"with_bos": False, "single": None, "batch_size": 3, **settings})
+    scored, replaced = [], []
+    for numbers in chosen:
+        tokens = blocks.tokens(numbers.numpy())
+        scored.append(chosen.scored(numbers, tokens))
+        replaced.append(chosen.replaced(scored[-1]))
+    return chosen, torch.cat(scored), torch.cat(replaced)
+
+
+@pytest.mark.parametrize("num_tokens", [1, 14, 15, 16, 100, 333])
+def test_exactly_as_many_positions_as_asked_for(splits, num_tokens):
+    chosen, scored, replaced = scored_of(splits.test, num_tokens=num_tokens)
+    assert scored.sum() == num_tokens == chosen.num_tokens
+    assert torch.equal(scored, replaced)
+
+
+def test_bos_is_left_out_unless_it_is_patched(splits):
+    blocks = splits.test
+    _, scored, _ = scored_of(blocks, num_tokens=200)
+    tokens = blocks.tokens(range(len(scored)))
+    assert not (scored & (tokens == blocks.bos_id)).any()
+    _, patched, _ = scored_of(blocks, num_tokens=10 * blocks.context, with_bos=True)
+    assert patched.all()
+    assert len(patched) == 10
+
+
+def test_a_small_split_is_used_up(splits):
+    chosen, scored, _ = scored_of(splits.test, num_tokens=10**9)
+    assert chosen.num_tokens == scored.sum() == splits.test.num_scored().sum()
+
+
+def test_a_single_position_is_replaced_and_what_follows_is_scored(splits):
+    _, scored, replaced = scored_of(splits.test, num_tokens=60, single=6)
+    assert replaced[:, 6].all()
+    assert replaced.sum() == len(replaced)
+    assert not scored[:, :6].any()
+    assert scored.sum() == 60
+
+
+def test_processes_share_the_blocks_without_overlap(splits):
+    chosen = ScoredBlocks(splits.test, 333, False, None, 4)
+    parts = []
+    for chosen.rank in range(3):
+        chosen.world_size = 3
+        parts += [number for batch in chosen for number in batch.tolist()]
+    assert sorted(parts) == list(range(chosen.num_blocks))
+
+
+def test_settings_out_of_range_are_named(splits):
+    with pytest.raises(ValueError, match=r"evaluation\.single=16: allowed are null and 1 to 15"):
+        ScoredBlocks(splits.test, 10, False, 16, 4)
+    with pytest.raises(ValueError, match=r"evaluation\.batch_size=0"):
+        ScoredBlocks(splits.test, 10, False, None, 0)

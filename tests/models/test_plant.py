@@ -1,0 +1,86 @@
+import pytest
+import torch
+
+from sae_nfm.models.autoencoder import Autoencoder
+from sae_nfm.models.codes import Codes
+from sae_nfm.models.normalizer import Normalizer
+from sae_nfm.models.plant import Plant
+from sae_nfm.models.sae import TopKSAE
+
+D_IN, D_SAE, TOKENS = 16, 12, 4000
+
+
+def planted_autoencoder(kind, strength=2.0, noise=0.1):
+    torch.manual_seed(0)
+    autoencoder = Autoencoder(Normalizer(D_IN), TopKSAE(D_IN, D_SAE, 5, "zero"))
+    x = torch.randn(TOKENS, D_IN)
+    codes = autoencoder.sae.encode(x)
+    plant = Plant(kind, num_tuples=4, strength=strength, noise=noise)
+    plant.fit(codes, autoencoder.sae.decode(codes).detach(), D_SAE, seed=1)
+    autoencoder.plant = plant
+    return autoencoder, x
+
+
+@pytest.mark.parametrize(("kind", "size"), [("pairs", 2), ("triples", 3), ("linear", 1)])
+def test_the_planted_part_is_the_sum_over_its_tuples(kind, size):
+    autoencoder, x = planted_autoencoder(kind)
+    plant = autoencoder.plant
+    codes = autoencoder.sae.encode(x[:50])
+    dense = codes.dense(D_SAE)
+    expected = torch.zeros(50, D_IN)
+    for latents, direction in zip(plant.tuples.tolist(), plant.directions, strict=True):
+        assert len(set(latents)) == size
+        expected += dense[:, latents].prod(1, keepdim=True) * direction
+    torch.testing.assert_close(plant.planted(codes, D_SAE), plant.gain * expected)
+
+
+@pytest.mark.parametrize("kind", ["pairs", "triples", "linear"])
+def test_energies_are_as_configured(kind):
+    autoencoder, x = planted_autoencoder(kind)
+    plant, codes = autoencoder.plant, autoencoder.sae.encode(x)
+    energy = autoencoder.sae.decode(codes).var(0).sum()
+    noise = plant.unexplained(x).var(0).sum()
+    torch.testing.assert_close(noise, 0.1 * energy, rtol=0.05, atol=0)
+    torch.testing.assert_close(plant.planted(codes, D_SAE).var(0).sum(), 2 * 0.1 * energy, rtol=1e-3, atol=0)
+
+
+def test_nothing_planted_leaves_noise_alone():
+    autoencoder, x = planted_autoencoder("none")
+    parts = autoencoder(x)
+    assert not parts.planted.any()
+    torch.testing.assert_close(parts.x - parts.sae, autoencoder.plant.unexplained(x), rtol=1e-3, atol=1e-5)
+
+
+def test_the_codes_are_those_of_the_real_activation():
+    autoencoder, x = planted_autoencoder("pairs")
+    parts = autoencoder(x)
+    assert torch.equal(parts.codes.dense(D_SAE), autoencoder.sae.encode(x).dense(D_SAE))
+    rest = parts.x - parts.sae - parts.planted
+    torch.testing.assert_close(rest, autoencoder.plant.unexplained(x), rtol=1e-3, atol=1e-4)
+
+
+def test_noise_is_standard_normal_uncorrelated_and_the_same_in_any_batch():
+    autoencoder, x = planted_autoencoder("pairs")
+    plant = autoencoder.plant
+    noise = plant.unexplained(x) / plant.noise_scale
+    assert torch.equal(plant.unexplained(x[7:9]), plant.unexplained(x)[7:9])
+    assert abs(noise.mean()) < 0.02
+    assert abs(noise.var() - 1) < 0.02
+    correlation = torch.corrcoef(torch.cat([noise, x], 1).T) - torch.eye(2 * D_IN)
+    assert correlation[:D_IN].abs().max() < 5 / TOKENS**0.5
+
+
+def test_what_was_fitted_is_restored_from_its_state():
+    autoencoder, x = planted_autoencoder("pairs")
+    again = Plant("pairs", 4, 2.0, 0.1)
+    again.restore(autoencoder.plant.state_dict())
+    codes = autoencoder.sae.encode(x)
+    assert torch.equal(again.planted(codes, D_SAE), autoencoder.plant.planted(codes, D_SAE))
+
+
+def test_bad_settings_are_named():
+    with pytest.raises(ValueError, match=r"plant\.kind=squares: allowed are pairs, triples, linear, none"):
+        Plant("squares", 4, 1.0, 0.1)
+    lonely = Codes(torch.ones(10, 1), torch.arange(10).unsqueeze(1))
+    with pytest.raises(ValueError, match="no 2 latents fire together"):
+        Plant("pairs", 4, 1.0, 0.1).fit(lonely, torch.randn(10, 3), 10, 0)

@@ -1,0 +1,99 @@
+"""A training stage of some hundred steps on the embedded LM, and what its tests ask of it."""
+
+from functools import partial
+
+import torch
+from lightning import Callback, Trainer
+
+from sae_nfm.data.activations import ActivationModule, Pool
+from sae_nfm.lm import Site
+from sae_nfm.models.autoencoder import Autoencoder
+from sae_nfm.models.normalizer import Normalizer
+from sae_nfm.models.sae import TopKSAE
+from sae_nfm.training.objectives import Reconstruction
+from sae_nfm.training.schedule import Schedule
+from sae_nfm.training.stages import Run, train
+from sae_nfm.training.tasks import NFMTask, SAETask
+from small_models import make_nfm
+
+SITE = Site(1, "resid_post")
+BATCH, POOL = 64, 640
+OBJECTIVE = Reconstruction(auxk=None, auxk_coefficient=0.03125)
+
+
+class Interrupted(Exception):
+    """A power cut."""
+
+
+class InterruptAt(Callback):
+    """Ends a run after a number of steps."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step == self.step:
+            raise Interrupted
+
+
+class Losses(Callback):
+    """Keeps the loss of every step."""
+
+    def __init__(self):
+        self.values = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.values.append(outputs["loss"].item())
+
+
+class Bench:
+    """Builds and trains the two stages, the same way every time."""
+
+    def __init__(self, lm, splits):
+        self.lm, self.splits = lm, splits
+
+    def data(self):
+        return ActivationModule(
+            self.lm, SITE, self.splits, Pool(POOL, BATCH), 40, validation_tokens=300, seed=0
+        )
+
+    def autoencoder(self):
+        """An SAE whose normaliser and bias were fitted, as a study does."""
+        torch.manual_seed(0)
+        autoencoder = Autoencoder(Normalizer(self.lm.d_model), TopKSAE(self.lm.d_model, 64, 4, "mean"))
+        sample = self.data().sample(2000)
+        autoencoder.normalizer.fit(sample, "scalar")
+        autoencoder.sae.initialize_(autoencoder.normalizer(sample))
+        return autoencoder
+
+    def sae_task(self, steps=120, objective=OBJECTIVE, dead_after=1000, lr=1e-2):
+        schedule, optimizer = Schedule(steps, 0.1, 0.3), partial(torch.optim.Adam, lr=lr)
+        return SAETask(self.autoencoder(), objective, optimizer, schedule, seed=0, dead_after=dead_after)
+
+    def nfm_task(self, steps=120, objective=OBJECTIVE, lr=1e-2):
+        autoencoder = self.autoencoder()
+        autoencoder.nfm = make_nfm(64, self.lm.d_model, dropout=0.5)
+        schedule, optimizer = Schedule(steps, 0.1, 0.3), partial(torch.optim.Adam, lr=lr)
+        return NFMTask(autoencoder, objective, optimizer, schedule, seed=0)
+
+    def task(self, stage, **settings):
+        return self.sae_task(**settings) if stage == "sae" else self.nfm_task(**settings)
+
+    def train(self, task, folder, *callbacks):
+        """The stage as a study runs it; `callbacks` come before its own."""
+        folder.mkdir(exist_ok=True)
+
+        def trainer(callbacks_of_stage, **settings):
+            own = {"accelerator": "cpu", "devices": 1, "precision": "32-true"}
+            return Trainer(callbacks=[*callbacks, *callbacks_of_stage], **own, **settings)
+
+        run = Run(
+            trainer=lambda callbacks, **settings: trainer(callbacks, **settings),
+            logger=lambda stage: False,
+            gradient_clip=1.0,
+            checkpoint_every=50,
+            validations=2,
+        )
+        stage = "sae" if isinstance(task, SAETask) else "nfm"
+        trained = task.autoencoder if stage == "sae" else task.autoencoder.nfm
+        train(stage, task, self.data(), trained, run, folder)

@@ -1,0 +1,192 @@
+"""Runs that are cut off and go on, runs that break, and what is left on disk."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sae_nfm.training import stages
+from sae_nfm.training.callbacks import NonFiniteLoss
+from sae_nfm.training.objectives import Reconstruction
+from sae_nfm.training.stages import CHECKPOINTS, WEIGHTS, load_weights, read_metrics
+from small_training import Bench, InterruptAt, Interrupted, Losses
+
+STAGES = ("sae", "nfm")
+
+
+@pytest.fixture(scope="module")
+def bench(lm, splits):
+    return Bench(lm, splits)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(bench, tmp_path_factory):
+    """The folders of both stages, run without a break."""
+    folders = {stage: tmp_path_factory.mktemp("uninterrupted") / stage for stage in STAGES}
+    for stage, folder in folders.items():
+        bench.train(bench.task(stage), folder)
+    return folders
+
+
+def assert_equal_bit_for_bit(found, expected):
+    found, expected = load_file(found / WEIGHTS), load_file(expected / WEIGHTS)
+    assert set(found) == set(expected)
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), f"{name} differs by {(found[name] - tensor).abs().max()}"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_run_is_reproducible(bench, uninterrupted, tmp_path, stage):
+    bench.train(bench.task(stage), tmp_path)
+    assert_equal_bit_for_bit(tmp_path, uninterrupted[stage])
+
+
+# Checkpoints are at 50 and 100; a pool holds 10 steps, so that 50 is between two pools and 73 within one.
+@pytest.mark.parametrize("step", [73, 119])
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_run_that_is_resumed_equals_one_that_was_not_interrupted(
+    bench, uninterrupted, tmp_path, stage, step
+):
+    with pytest.raises(Interrupted):
+        bench.train(bench.task(stage), tmp_path, InterruptAt(step))
+    assert not (tmp_path / WEIGHTS).exists()
+    assert [path.name for path in (tmp_path / CHECKPOINTS).iterdir()] == ["last.ckpt"]
+
+    losses = Losses()
+    bench.train(bench.task(stage), tmp_path, losses)
+
+    assert len(losses.values) == 120 - step // 50 * 50
+    assert_equal_bit_for_bit(tmp_path, uninterrupted[stage])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_run_that_was_cut_off_after_its_last_step_only_writes_its_weights(
+    bench, tmp_path, monkeypatch, stage
+):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    bench.train(bench.task(stage, steps=50), whole)
+
+    def cut_off(*_):
+        raise Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "save_weights", cut_off)
+        with pytest.raises(Interrupted):
+            bench.train(bench.task(stage, steps=50), cut)
+    losses = Losses()
+    bench.train(bench.task(stage, steps=50), cut, losses)
+
+    assert losses.values == []
+    assert_equal_bit_for_bit(cut, whole)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_finished_stage_leaves_weights_and_metrics_and_nothing_else(bench, uninterrupted, stage):
+    folder = uninterrupted[stage]
+    assert sorted(path.name for path in folder.iterdir()) == ["metrics.json", WEIGHTS]
+    metrics = read_metrics(folder)
+    assert metrics["train_tokens"] == 120 * 64
+    assert metrics["tokens_per_s"] > 0
+    assert 0 < metrics["explained_variance"] < 1
+    assert metrics["l0"] == pytest.approx(4, abs=0.5)
+    assert ("residual_explained" in metrics) == (stage == "nfm")
+
+
+def test_weights_are_read_back_as_they_were_trained(bench, uninterrupted):
+    autoencoder = bench.autoencoder()
+    load_weights(autoencoder, uninterrupted["sae"] / WEIGHTS)
+    for name, tensor in load_file(uninterrupted["sae"] / WEIGHTS).items():
+        assert torch.equal(autoencoder.state_dict()[name], tensor)
+    assert {"normalizer.mean", "normalizer.scale"} <= set(autoencoder.state_dict())
+
+
+def tensors_in(value):
+    """All tensors anywhere in a checkpoint."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from tensors_in(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from tensors_in(item)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_models_weights_are_in_no_checkpoint(bench, lm, tmp_path, stage):
+    task = bench.task(stage)
+    with pytest.raises(Interrupted):
+        bench.train(task, tmp_path, InterruptAt(51))
+    checkpoint = torch.load(tmp_path / CHECKPOINTS / "last.ckpt", weights_only=True)
+    assert set(checkpoint["state_dict"]) == set(task.state_dict())
+    assert {name.partition(".")[0] for name in checkpoint["state_dict"]} <= {
+        "autoencoder",
+        "tokens_since_fired",
+    }
+    held = sum(tensor.numel() for tensor in tensors_in(checkpoint))
+    trained = sum(tensor.numel() for tensor in task.state_dict().values())
+    assert trained < held < 4 * trained  # weights and Adam's two moments
+    shapes = {tensor.shape for tensor in tensors_in(checkpoint)}
+    assert torch.Size((lm.d_vocab, lm.d_model)) not in shapes
+
+
+class BreaksAt(Reconstruction):
+    """Makes the loss, or only its gradient, NaN from a step on."""
+
+    def __init__(self, step, gradient_only=False):
+        super().__init__(None, 0.0)
+        self.step, self.gradient_only, self.steps = step, gradient_only, 0
+
+    def sae_loss(self, sae, x, reconstruction, dead):
+        loss = super().sae_loss(sae, x, reconstruction, dead)
+        return loss._replace(total=self._broken(loss.total))
+
+    def residual_loss(self, residual, predicted):
+        return self._broken(super().residual_loss(residual, predicted))
+
+    def _broken(self, loss):
+        self.steps += 1
+        if self.steps < self.step:
+            return loss
+        if self.gradient_only and self.steps == self.step:
+            return loss + (loss - loss).sqrt() * 0.0  # 0, and its slope is inf · 0
+        return loss * torch.nan
+
+
+def assert_last_good_checkpoint_is_kept(folder, step):
+    checkpoint = torch.load(folder / CHECKPOINTS / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == step
+    assert all(tensor.isfinite().all() for tensor in tensors_in(checkpoint))
+    assert not (folder / WEIGHTS).exists()
+
+
+@pytest.mark.parametrize(("stage", "name"), [("sae", "SAETask"), ("nfm", "NFMTask")])
+def test_a_loss_that_is_nan_ends_the_run_with_the_last_good_checkpoint(bench, tmp_path, stage, name):
+    with pytest.raises(NonFiniteLoss) as error:
+        bench.train(bench.task(stage, objective=BreaksAt(60)), tmp_path)
+    message = str(error.value)
+    assert f"the loss of {name} is nan at step 100" in message
+    assert str(tmp_path / CHECKPOINTS) in message
+    assert "learning rate" in message
+    assert_last_good_checkpoint_is_kept(tmp_path, 50)
+
+
+def test_a_loss_that_is_nan_in_the_step_of_a_checkpoint_does_not_reach_it(bench, tmp_path):
+    with pytest.raises(NonFiniteLoss, match="nan at step 100"):
+        bench.train(bench.task("sae", objective=BreaksAt(100)), tmp_path)
+    assert_last_good_checkpoint_is_kept(tmp_path, 50)
+
+
+def test_a_loss_that_is_nan_in_the_last_step_leaves_no_artifact(bench, tmp_path):
+    with pytest.raises(NonFiniteLoss, match="nan at step 120"):
+        bench.train(bench.task("sae", objective=BreaksAt(120)), tmp_path)
+    assert_last_good_checkpoint_is_kept(tmp_path, 100)
+
+
+@pytest.mark.parametrize(("step", "kept"), [(100, 50), (120, 100)])
+def test_a_gradient_that_is_nan_beside_a_finite_loss_reaches_neither_checkpoint_nor_artifact(
+    bench, tmp_path, step, kept
+):
+    """The step of the checkpoint, and the last one, break the weights only after their loss was computed."""
+    with pytest.raises(NonFiniteLoss):
+        bench.train(bench.task("sae", objective=BreaksAt(step, gradient_only=True)), tmp_path)
+    assert_last_good_checkpoint_is_kept(tmp_path, kept)
