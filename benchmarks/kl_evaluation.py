@@ -1,6 +1,5 @@
 """The KL evaluation: ours against the published procedure, on the same blocks, dictionaries and batches."""
 
-import argparse
 import contextlib
 import io
 import statistics
@@ -12,7 +11,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from operations import GPT2_SMALL, OPENLLAMA_3B, Shape, allowed_speedup
 from published import PublishedEvaluation, exact_kl
-from timing import Bar, Report
+from timing import Bar, Report, arguments, parsed
 from transformers import AutoModelForCausalLM
 
 from sae_nfm import config
@@ -95,12 +94,9 @@ def mean(values: list[torch.Tensor]) -> float:
 
 def main() -> None:
     """Evaluate in turn and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--layer", type=int, default=2)
-    parser.add_argument("--blocks", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = arguments(__doc__, layer=2, blocks=32, rounds=15)
     parser.add_argument("overrides", nargs="*", help="of the study, such as lm=local lm.path=DIR")
-    args = parser.parse_args()
+    args = parsed(parser)
     positions = args.blocks * 128
     with tempfile.TemporaryDirectory() as folder:
         overrides = [f"layer={args.layer}", f"eval_tokens={positions}", *args.overrides]

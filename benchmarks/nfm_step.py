@@ -1,6 +1,5 @@
-"""One training step of the NFM: from the active latents alone, against formulas that write all latents out."""
+"""One training step of the NFM: from the active latents alone, or with all latents written out."""
 
-import argparse
 import multiprocessing
 import re
 from collections.abc import Callable
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from timing import Bar, Report, interleaved, speedup
+from timing import Bar, Report, arguments, interleaved, parsed, speedup
 from torch import Tensor
 
 from sae_nfm.models.codes import Codes
@@ -29,7 +28,7 @@ class Shape(NamedTuple):
 
 
 def dense_tensor(nfm: NeuralFactorizationMachine, f: Tensor) -> Tensor:
-    """r̂ with {f_i v_i} as one [token, d_sae, d_embed] tensor, which is how NFMs over all fields are written."""
+    """r̂ with {f_i v_i} as one [token, d_sae, d_embed] tensor: the formula as it stands."""
     fv = f.unsqueeze(-1) * nfm.V
     pooled = (fv.sum(1).pow(2) - fv.pow(2).sum(1)) / 2
     return f @ nfm.W_lin + nfm.b + nfm.mlp(pooled)
@@ -108,10 +107,7 @@ def in_own_process(name: str, shape: Shape) -> float:
 
 def main() -> None:
     """Measure the peaks, time the steps in turn, and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    for name, default in {"batch": 1024, "d-sae": 8192, "d-embed": 64, "k": 32, "rounds": 5}.items():
-        parser.add_argument(f"--{name}", type=int, default=default)
-    args = parser.parse_args()
+    args = parsed(arguments(__doc__, batch=1024, d_sae=8192, d_embed=64, k=32, rounds=5))
     shape = Shape(args.batch, args.d_sae, args.d_embed, args.k)
     names = (OURS, DENSE, PRODUCTS)
     memory = {name: in_own_process(name, shape) for name in names}
@@ -139,9 +135,9 @@ def report(
             Bar("largest relative gradient difference from dense autograd", difference, 1e-5, at_least=False),
         ],
         notes=[
-            f"Forward, loss, backward and Adam for given codes and residuals of width {D_OUT}, float32. Peak: how "
-            "far two steps raise the resident memory of a process of their own above what model and data take "
-            "(VmHWM); gradients and Adam's state are in it.",
+            f"Forward, loss, backward and Adam for given codes and residuals of width {D_OUT}, float32. Peak: "
+            "how far two steps raise the resident memory (VmHWM) of a process of their own above what model "
+            "and data take; gradients and Adam's state are in it.",
         ],
         figures={"seconds": seconds, "peak_mib": memory},
     ).publish()  # fmt: skip

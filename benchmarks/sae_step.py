@@ -12,7 +12,7 @@ from sae_lens.config import SAETrainerConfig
 from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
 from sae_lens.training.sae_trainer import SAETrainer
 from sparsify import SparseCoder, SparseCoderConfig
-from timing import Bar, Report, interleaved, speedup
+from timing import Bar, Report, arguments, interleaved, parsed, speedup
 from torch import Tensor, nn
 
 from sae_nfm.models.normalizer import Normalizer
@@ -84,7 +84,7 @@ def sae_lens_step(d_sae: int, k: int, batches: list[Tensor], settings: dict[str,
 
 
 def sparsify_step(d_sae: int, k: int, batches: list[Tensor]) -> Callable[[], None]:
-    """The step of sparsify's `Trainer.fit` with `optimizer="adam"`, which needs a language model, without one."""
+    """The step of sparsify's `Trainer.fit` with `optimizer="adam"`, without the language model it needs."""
     d_in = batches[0].shape[1]
     sae = SparseCoder(d_in, SparseCoderConfig(num_latents=d_sae, k=k))
     sae.b_dec.data = batches[0].mean(0)
@@ -144,10 +144,7 @@ def dense_loss(sae: TopKSAE, k: int, x: Tensor, dead: Tensor) -> Tensor:
 
 def main() -> None:
     """Time the steps in turn and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    for name, default in {"d-in": 256, "d-sae": 8192, "k": 32, "batch": 2048, "rounds": 12, "calls": 3}.items():
-        parser.add_argument(f"--{name}", type=int, default=default)
-    args = parser.parse_args()
+    args = parsed(arguments(__doc__, d_in=256, d_sae=8192, k=32, batch=2048, rounds=12, calls=3))
     torch.manual_seed(0)
     batches = activations(args.d_in, args.batch, 4)
     contestants = {
@@ -165,7 +162,8 @@ def report(args: argparse.Namespace, seconds: dict[str, list[float]], difference
     against_sae_lens = min(speedup(seconds, OURS, name) for name in SAE_LENS)
     Report(
         name="sae_step",
-        title=f"SAE training step, d_in {args.d_in}, d_sae {args.d_sae}, k {args.k}, batch {args.batch}, float32",
+        title="SAE training step, float32, "
+        + ", ".join(f"{name} {getattr(args, name)}" for name in ("d_in", "d_sae", "k", "batch")),
         columns=("", "ms/step", "tokens/s", "sae_nfm is faster by"),
         rows=[
             [name, 1e3 * median[name], round(args.batch / median[name]), speedup(seconds, OURS, name)]
@@ -179,7 +177,9 @@ def report(args: argparse.Namespace, seconds: dict[str, list[float]], difference
         notes=[
             "Forward, loss, backward, Adam, and what each trainer does besides: sae-lens and ours clip the "
             "gradient, sparsify and ours keep the decoder's rows at unit norm and project its gradient, ours "
-            "normalises activations. No latent counts as dead during the timing. Medians over interleaved rounds.",
+            "normalises activations. No latent counts as dead during the timing. Medians over interleaved "
+            "rounds. sae-lens with sparse activations needs rescale_acts_by_decoder_norm=False: with both, its "
+            "backward pass fails on a CPU (NotImplementedError, aten::view on SparseCPU).",
         ],
         figures={"seconds": seconds},
     ).publish()

@@ -1,5 +1,6 @@
 """Interleaved timing, and the table and JSON file that every benchmark leaves in `results/`."""
 
+import argparse
 import json
 import os
 import platform
@@ -16,6 +17,22 @@ import torch
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "transformer-lens", "lightning", "sae-lens", "eai-sparsify")
+
+
+def arguments(description: str | None, **integers: int) -> argparse.ArgumentParser:
+    """A parser of whole-number options with their defaults, and of the number of threads."""
+    parser = argparse.ArgumentParser(description=description)
+    for name, default in integers.items():
+        parser.add_argument("--" + name.replace("_", "-"), type=int, default=default, help=f"default {default}")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="that torch computes with")
+    return parser
+
+
+def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The options, the number of threads put into effect."""
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    return args
 
 
 def interleaved(

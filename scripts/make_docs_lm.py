@@ -22,9 +22,8 @@ from sae_nfm.data.docstrings import DocstringCorpus
 
 BOS = "<|endoftext|>"
 CONTEXT, VOCABULARY, BATCH, STEPS, WARMUP, LEARNING_RATE = 128, 4096, 64, 2951, 100, 2e-3
-PACKAGES = (
-    "stdlib torch transformers scipy numpy lightning datasets wandb torchmetrics matplotlib huggingface_hub pandas"
-).split()
+PACKAGES = ["stdlib", "torch", "transformers", "scipy", "numpy", "lightning", "datasets", "wandb"]
+PACKAGES += ["torchmetrics", "matplotlib", "huggingface_hub", "pandas"]
 
 
 def documents() -> tuple[list[str], list[str]]:

@@ -1,12 +1,19 @@
 """What the tests share: the embedded LM, and a small corpus cut into blocks."""
 
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads that wait for each other cost more than they bring
+
 import numpy as np
 import pytest
+import torch
 
 from sae_nfm.data.corpora import TextCorpus
 from sae_nfm.data.tokens import prepare_tokens
 from sae_nfm.lm import ASSETS, LanguageModel
 from sae_nfm.store import Store
+
+torch.set_num_threads(1)
 
 CONTEXT = 16
 PROSE = (
@@ -14,6 +21,12 @@ PROSE = (
     "given whether default None True if not is are with for from by each one two number string list dict "
     "key name type error raised when input output batch model sample mean axis along optional"
 )
+
+
+def pytest_configure(config):
+    """Leave out warnings that Lightning gives on any machine or on every resumed run."""
+    for warning in ("The `srun` command", ".*treespec, LeafSpec", "Checkpoint directory"):
+        config.addinivalue_line("filterwarnings", f"ignore:{warning}")
 
 
 @pytest.fixture(scope="session")

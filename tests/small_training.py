@@ -83,12 +83,12 @@ class Bench:
         """The stage as a study runs it; `callbacks` come before its own."""
         folder.mkdir(exist_ok=True)
 
-        def trainer(callbacks_of_stage, **settings):
-            own = {"accelerator": "cpu", "devices": 1, "precision": "32-true"}
-            return Trainer(callbacks=[*callbacks, *callbacks_of_stage], **own, **settings)
+        def trainer(**settings):
+            settings["callbacks"] = [*callbacks, *settings["callbacks"]]
+            return Trainer(accelerator="cpu", devices=1, precision="32-true", **settings)
 
         run = Run(
-            trainer=lambda callbacks, **settings: trainer(callbacks, **settings),
+            trainer=trainer,
             logger=lambda stage: False,
             gradient_clip=1.0,
             checkpoint_every=50,

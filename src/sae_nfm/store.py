@@ -115,7 +115,11 @@ def _finish(
 ) -> None:
     if make is not None:
         partial.mkdir(exist_ok=True)
-        make(partial)
+        try:
+            make(partial)
+        except Exception:
+            discard(partial)  # only training goes on from what it left
+            raise
     _write_manifest(partial, spec)
     partial.replace(folder)
 

@@ -155,7 +155,8 @@ class BreaksAt(Reconstruction):
 def assert_last_good_checkpoint_is_kept(folder, step):
     checkpoint = torch.load(folder / CHECKPOINTS / "last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == step
-    assert all(tensor.isfinite().all() for tensor in tensors_in(checkpoint))
+    kept = (checkpoint["state_dict"], checkpoint["optimizer_states"])
+    assert all(tensor.isfinite().all() for tensor in tensors_in(kept))
     assert not (folder / WEIGHTS).exists()
 
 

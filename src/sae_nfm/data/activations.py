@@ -1,5 +1,6 @@
 """Token blocks → activations at a site, shuffled through a pool, as a Lightning data module."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -201,7 +202,10 @@ class ActivationModule(LightningDataModule):
 
 
 class _Slices(IterableDataset):
-    """Consecutive slices of a sequence, dealt in turn to the processes; nothing is padded or dropped."""
+    """Consecutive slices of a sequence, as many for every process; nothing is padded or dropped.
+
+    As many, because a process that validates talks to the others with every slice.
+    """
 
     def __init__(
         self, stream: ActivationStream, num_tokens: int, size: int, rank: int, world_size: int
@@ -210,5 +214,7 @@ class _Slices(IterableDataset):
         self.rank, self.world_size = rank, world_size
 
     def __iter__(self) -> Iterator[Float[Tensor, "token d_model"]]:
-        for start in range(self.rank * self.size, self.num_tokens, self.world_size * self.size):
-            yield self.stream.read(start, min(start + self.size, self.num_tokens))
+        num_slices = self.world_size * math.ceil(self.num_tokens / (self.world_size * self.size))
+        bounds = [self.num_tokens * i // num_slices for i in range(num_slices + 1)]
+        for i in range(self.rank, num_slices, self.world_size):
+            yield self.stream.read(bounds[i], bounds[i + 1])

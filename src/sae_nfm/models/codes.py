@@ -42,7 +42,7 @@ def encode_topk(
     return Codes(*_EncodeTopK.apply(x, weight, bias, k))
 
 
-def _transposed_sum(
+def transposed_sum(
     values: Float[Tensor, "token k"],
     indices: Int64[Tensor, "token k"],
     rows: Float[Tensor, "token d_out"],
@@ -85,7 +85,7 @@ class _WeightedSum(torch.autograd.Function):
         grad = grad.contiguous()
         grad_values = _inner_products(grad, indices, weight) if ctx.needs_input_grad[0] else None
         grad_weight = (
-            _transposed_sum(values, indices, grad, weight.shape[0]) if ctx.needs_input_grad[2] else None
+            transposed_sum(values, indices, grad, weight.shape[0]) if ctx.needs_input_grad[2] else None
         )
         return grad_values, None, grad_weight
 
@@ -108,6 +108,6 @@ class _EncodeTopK(torch.autograd.Function):
             if ctx.needs_input_grad[0]
             else None
         )
-        grad_weight = _transposed_sum(grad, indices, x, weight.shape[0])
+        grad_weight = transposed_sum(grad, indices, x, weight.shape[0])
         grad_bias = grad.new_zeros(weight.shape[0]).index_add_(0, indices.flatten(), grad.flatten())
         return grad_x, grad_weight, grad_bias, None

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sae_nfm.models.codes import Codes, weighted_sum
+from sae_nfm.models.codes import Codes, transposed_sum, weighted_sum
 from sae_nfm.models.nfm import NFMOutput
 
 _SCATTER_COST = 32  # of one scattered addition, in multiply-adds of a matrix product
@@ -135,8 +135,7 @@ class NormalEquations:
         pairs = (indices.unsqueeze(2) * num + indices.unsqueeze(1)).flatten()
         products = (values.unsqueeze(2) * values.unsqueeze(1)).flatten()
         self.gram.view(-1).index_add_(0, pairs, products)
-        spread = values.unsqueeze(2) * residual.double().unsqueeze(1)
-        self.cross.index_add_(0, indices.flatten(), spread.flatten(0, 1))
+        self.cross += transposed_sum(values.to(residual.dtype), indices, residual, num)
 
     @torch.no_grad()
     def solve_(self, ridge: float = 1e-6) -> None:
