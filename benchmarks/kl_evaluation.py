@@ -1,4 +1,7 @@
-"""The KL evaluation: ours against the published procedure, on the same blocks, dictionaries and batches."""
+"""The KL evaluation: ours against the published procedure, on the same blocks and dictionaries.
+
+`python benchmarks/kl_evaluation.py [OVERRIDE…]`, where the overrides are those of a study (`lm=local lm.path=DIR`).
+"""
 
 import contextlib
 import io
@@ -22,9 +25,9 @@ from sae_nfm.study import Study
 DRAWS, BATCH = 5, 8
 OVERRIDES = [
     "hook=resid_post", "sae.d_sae=2048", "sae.k=32", "nfm.order=2", "trainer=cpu", "logger=none",
-    "train_tokens=204800", "evaluation.reconstructions=[sae,sae_nfm]", "evaluation.matched=[sae]",
-    f"evaluation.draws={DRAWS}", "evaluation.bos=patch", f"evaluation.batch_size={BATCH}",
-    "evaluation.resamples=200",
+    "train_tokens=204800", "evaluation.reconstructions=[sae,sae_nfm]", "evaluation.baselines=[eps]",
+    "evaluation.matched=[sae]", f"evaluation.draws={DRAWS}", "evaluation.bos=patch", "evaluation.top_n=0",
+    f"evaluation.batch_size={BATCH}", "evaluation.resamples=200",
 ]  # fmt: skip
 
 
@@ -36,7 +39,7 @@ def trained_study(overrides: list[str], folder: Path) -> tuple[Study, Autoencode
     study = Study(cfg, folder, {"command": "", "choices": {}})
     with contextlib.redirect_stdout(io.StringIO()):
         study.run()
-    return study, study.nfm(study.sae()).eval()
+    return study, study.artifacts.nfm(study.artifacts.sae()).eval()
 
 
 class Ours:
@@ -44,10 +47,11 @@ class Ours:
 
     def __init__(self, study: Study, autoencoder: Autoencoder) -> None:
         self.study, self.autoencoder = study, autoencoder
+        self.reconstructions = study.controls(autoencoder)
 
     def __call__(self) -> float:
         """Seconds of one evaluation."""
-        self.task = self.study.evaluate(self.autoencoder)
+        self.task = self.study.evaluate(self.autoencoder, self.reconstructions)
         return self.task.seconds
 
     def means(self) -> dict[str, float]:
@@ -61,11 +65,11 @@ class Theirs:
     """The published evaluation of the same blocks in the same batches."""
 
     def __init__(self, study: Study, autoencoder: Autoencoder, num_blocks: int) -> None:
-        model = AutoModelForCausalLM.from_pretrained(study.lm.path, dtype=torch.float32).eval()
+        model = AutoModelForCausalLM.from_pretrained(study.artifacts.lm.path, dtype=torch.float32).eval()
         base = model.base_model
-        layer = (base.h if hasattr(base, "h") else base.layers)[study.site.layer]
+        layer = (base.h if hasattr(base, "h") else base.layers)[study.cfg.layer]
         self.evaluation = PublishedEvaluation(model, layer, autoencoder, DRAWS)
-        self.batches = study.splits.test.tokens(range(num_blocks)).split(BATCH)
+        self.batches = study.artifacts.splits.test.tokens(range(num_blocks)).split(BATCH)
 
     def __call__(self) -> float:
         """Seconds of one evaluation."""
@@ -107,15 +111,21 @@ def main() -> None:
     report(study, positions, seconds, ours.means(), theirs)
 
 
+def shape_of(study: Study, theirs: Theirs) -> Shape:
+    """Sizes of what was timed."""
+    lm, cfg = study.artifacts.lm, study.cfg
+    gated_mlp = getattr(theirs.evaluation.model.config, "intermediate_size", None)
+    return Shape(
+        Path(lm.path).name, lm.n_layers, lm.d_model, lm.d_vocab, gated_mlp, cfg.layer, cfg.sae.d_sae,
+        cfg.sae.k, cfg.nfm.d_embed, cfg.context,
+    )  # fmt: skip
+
+
 def report(
     study: Study, positions: int, seconds: list[tuple[float, float]], means: dict[str, float], theirs: Theirs
 ) -> None:
     """Speeds, allowed speed-ups, and how the means compare."""
-    lm, cfg = study.lm, study.cfg
-    here = Shape(
-        Path(lm.path).name, lm.n_layers, lm.d_model, lm.d_vocab, getattr(theirs.evaluation.model.config, "intermediate_size", None),
-        study.site.layer, cfg.sae.d_sae, cfg.sae.k, cfg.nfm.d_embed, cfg.context,
-    )  # fmt: skip
+    here = shape_of(study, theirs)
     measurements = positions * (2 + DRAWS)
     speed = [measurements / statistics.median(column) for column in zip(*seconds, strict=True)]
     measured = statistics.median(b / a for a, b in seconds)
@@ -125,7 +135,7 @@ def report(
     allowed = {shape.name: allowed_speedup(shape, DRAWS) for shape in (here, GPT2_SMALL, OPENLLAMA_3B)}
     Report(
         name="kl_evaluation",
-        title=f"KL evaluation of {here.name}, layer {here.layer}, SAE, SAE+NFM and {DRAWS} draws of ε, float32",
+        title=f"KL evaluation, {here.name}, layer {here.layer}, SAE, SAE+NFM, {DRAWS} draws of ε, float32",
         columns=("", "measurements/s", "mean KL sae", "mean KL sae_nfm", "mean KL eps(sae)"),
         rows=[
             ["sae_nfm", round(speed[0]), means["sae"], means["sae_nfm"], means["eps(sae)"]],
@@ -138,9 +148,9 @@ def report(
             Bar("largest difference of a mean KL, nats", same, 1e-4, at_least=False),
         ],
         notes=[
-            f"{positions} positions, {measurements} measurements per evaluation, {BATCH} blocks a batch in both; all "
-            "positions replaced and scored. ε draws differ in their random numbers. The epsilon of 1e-8 moves the "
-            "published means by "
+            f"{positions} positions, {measurements} measurements per evaluation, {BATCH} blocks a batch in "
+            "both; all positions replaced and scored. ε draws differ in their random numbers. The epsilon of "
+            "1e-8 moves the published means by "
             + ", ".join(f"{value:+.2e} ({name})" for name, value in epsilon.items())
             + ".",
             "Fewer operations by a factor of: "

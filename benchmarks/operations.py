@@ -1,10 +1,10 @@
 """Floating-point operations of a KL evaluation, counted by formula: what its two procedures differ in.
 
 Counted are matrix products, a multiplication and an addition as two operations; normalisations, activation
-functions, softmax and the KL itself are not. All counts are per token position. With d = d_model, F = d_sae, m =
-d_embed, T = tokens per block, V = vocabulary:
+functions, softmax and the KL itself are not. All counts are per token position. With d = d_model, F = d_sae,
+m = d_embed, T = tokens per block, V = vocabulary:
 
-- a GPT-2 layer: query, key, value and output projections 4 · 2d², an MLP of width 4d 2 · 2 · 4d², together 24d²;
+- a GPT-2 layer: query, key, value and output projections 4 · 2d², an MLP of width 4d 2 · 2 · 4d²: 24d²;
 - a LLaMA layer: the projections 8d², a gated MLP of width w 3 · 2dw;
 - attention, in either: scores and weighted values over all T positions, 2 · 2Td;
 - unembedding: 2dV;
@@ -46,7 +46,8 @@ class Shape(NamedTuple):
 
     def nfm(self, latents: int) -> int:
         """Both parts of the residual, from so many latents."""
-        return 2 * latents * (self.d_model + 2 * self.d_embed) + 2 * self.d_embed * (self.d_embed + self.d_model)
+        d, m = self.d_model, self.d_embed
+        return 2 * latents * (d + 2 * m) + 2 * m * (m + d)
 
 
 GPT2_SMALL = Shape("GPT-2 small", 12, 768, 50257, None, layer=6, d_sae=24576, k=32, d_embed=64)
@@ -62,7 +63,7 @@ def published(shape: Shape, draws: int) -> int:
 
 
 def ours(shape: Shape, draws: int) -> int:
-    """One prefix, one encoding and two sparse decodings; a suffix for the clean run and for every condition."""
+    """One prefix, one encoding and one sparse decoding; a suffix for the clean run and every condition."""
     passes = 3 + draws
     suffix = shape.layers(shape.n_layers - shape.layer - 1) + shape.unembedding()
     dictionaries = shape.encode() + 2 * shape.k * shape.d_model + shape.nfm(shape.k)

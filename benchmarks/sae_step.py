@@ -178,8 +178,8 @@ def report(args: argparse.Namespace, seconds: dict[str, list[float]], difference
             "Forward, loss, backward, Adam, and what each trainer does besides: sae-lens and ours clip the "
             "gradient, sparsify and ours keep the decoder's rows at unit norm and project its gradient, ours "
             "normalises activations. No latent counts as dead during the timing. Medians over interleaved "
-            "rounds. sae-lens with sparse activations needs rescale_acts_by_decoder_norm=False: with both, its "
-            "backward pass fails on a CPU (NotImplementedError, aten::view on SparseCPU).",
+            "rounds. sae-lens with sparse activations needs rescale_acts_by_decoder_norm=False: with both, "
+            "its backward pass fails on a CPU (NotImplementedError, aten::view on SparseCPU).",
         ],
         figures={"seconds": seconds},
     ).publish()

@@ -23,8 +23,9 @@ def arguments(description: str | None, **integers: int) -> argparse.ArgumentPars
     """A parser of whole-number options with their defaults, and of the number of threads."""
     parser = argparse.ArgumentParser(description=description)
     for name, default in integers.items():
-        parser.add_argument("--" + name.replace("_", "-"), type=int, default=default, help=f"default {default}")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="that torch computes with")
+        option = "--" + name.replace("_", "-")
+        parser.add_argument(option, type=int, default=default, help=f"default {default}")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
     return parser
 
 
@@ -40,8 +41,8 @@ def interleaved(
 ) -> dict[str, list[float]]:
     """Seconds a call takes, by contestant and round.
 
-    Every round times every contestant, in an order that turns round by round, so that whatever else the machine
-    does in the meantime meets all of them; quotients are to be taken within a round.
+    Every round times every contestant, in an order that turns round by round, so that whatever else the
+    machine does in the meantime meets all of them; quotients are to be taken within a round.
     """
     for contestant in contestants.values():
         for _ in range(warm_up):

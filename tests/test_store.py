@@ -78,27 +78,39 @@ def test_the_manifest_says_what_made_the_artifact_and_what_it_holds(store, make)
     assert set(manifest["files"]) == {"weights.bin", "logs/curve.csv"}
 
 
-def test_what_an_exception_leaves_is_not_taken_for_whole_and_is_handed_to_the_next_maker(store, make):
-    def broken(folder):
-        (folder / "checkpoint").write_text("step 50")
-        raise RuntimeError("out of memory")
+def _break_off(folder):
+    (folder / "checkpoint").write_text("step 50")
+    raise RuntimeError("out of memory")
 
+
+@pytest.mark.parametrize("together", [False, True])
+def test_what_an_exception_leaves_is_not_taken_for_whole(store, make, together):
     with pytest.raises(RuntimeError, match="out of memory"):
-        store.fetch("sae", SPEC, broken)
+        store.fetch("sae", SPEC, _break_off, together=together)
     assert not (store.root / "sae" / fingerprint(SPEC)).exists()
-
-    found = []
-    folder = store.fetch(
-        "sae", SPEC, lambda folder: (found.append((folder / "checkpoint").read_text()), make(folder))
-    )
-    assert found == ["step 50"]
+    folder = store.fetch("sae", SPEC, make, together=together)
     assert make.calls == 1
     assert (folder / "weights.bin").read_text() == "weights"
+
+
+def test_training_goes_on_from_what_an_exception_left_and_nothing_else_does(store, make):
+    found = []
+
+    def look(folder):
+        found.append((folder / "checkpoint").exists())
+        make(folder)
+
+    for kind, together in (("sae", True), ("tokens", False)):
+        with pytest.raises(RuntimeError, match="out of memory"):
+            store.fetch(kind, SPEC, _break_off, together=together)
+        store.fetch(kind, SPEC, look, together=together)
+    assert found == [True, False]
 
 
 def _write_half_and_wait(root, ready):
     def make(folder):
         (folder / "weights.bin").write_text("wei")
+        (folder / "checkpoint").write_text("step 50")
         ready.set()
         time.sleep(60)
 
@@ -135,6 +147,7 @@ def test_what_a_killed_process_leaves_is_not_taken_for_whole_and_holds_no_lock(s
     folder = store.fetch("sae", SPEC, make)
     assert make.calls == 1
     assert (folder / "weights.bin").read_text() == "weights"
+    assert (folder / "checkpoint").read_text() == "step 50"  # its maker could have gone on from it
 
 
 def _fetch_slowly(root, log, barrier):

@@ -1,14 +1,12 @@
-"""The schema of a study's configuration, and every place where the configuration becomes objects."""
+"""Every place where the configuration becomes objects."""
 
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.core.config_store import ConfigStore
 from hydra.utils import instantiate
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from sae_nfm.data.activations import Pool
 from sae_nfm.data.corpora import Corpus
@@ -16,71 +14,17 @@ from sae_nfm.evaluation.baselines import Baseline
 from sae_nfm.evaluation.conditions import FromControl, FromParts, Reconstruction, WideSAE
 from sae_nfm.evaluation.task import Condition
 from sae_nfm.evaluation.task import conditions as build_conditions
-from sae_nfm.lm import ASSETS, LanguageModel, Site
+from sae_nfm.lm import LanguageModel, Site
 from sae_nfm.models.controls import CodesMLP
 from sae_nfm.models.nfm import NeuralFactorizationMachine
 from sae_nfm.models.plant import Plant
 from sae_nfm.models.sae import TopKSAE
 from sae_nfm.ranks import Ranks
+from sae_nfm.schema import register as register
 from sae_nfm.training.objectives import Reconstruction as ReconstructionObjective
 from sae_nfm.training.schedule import Schedule
 from sae_nfm.training.stages import Run
 from sae_nfm.training.tasks import OptimizerFactory
-
-
-@dataclass
-class Splits:
-    """Fractions of the documents that are held out."""
-
-    validation: float = MISSING
-    test: float = MISSING
-
-
-@dataclass
-class StudyConfig:
-    """Everything a study is made of; `conf/study.yaml` gives the values and says what they mean."""
-
-    name: str = MISSING
-    seed: int = MISSING
-    lm: Any = MISSING
-    corpus: Any = MISSING
-    splits: Splits = MISSING
-    max_tokens: int | None = MISSING
-    layer: int = MISSING
-    hook: str = MISSING
-    context: int = MISSING
-    normalizer: str = MISSING
-    sae: Any = MISSING
-    nfm: Any = MISSING
-    objective: Any = MISSING
-    sae_optimizer: Any = MISSING
-    nfm_optimizer: Any = MISSING
-    train_tokens: int = MISSING
-    nfm_train_tokens: int = MISSING
-    batch_tokens: int = MISSING
-    pool_tokens: int = MISSING
-    validation_tokens: int = MISSING
-    lm_batch: int = MISSING
-    warmup: float = MISSING
-    decay: float = MISSING
-    gradient_clip: float = MISSING
-    dead_after: int = MISSING
-    checkpoint_every: int = MISSING
-    validations: int = MISSING
-    plant: Any = MISSING
-    control_tokens: int = MISSING
-    evaluation: Any = MISSING
-    eval_tokens: int = MISSING
-    trainer: Any = MISSING
-    logger: Any = MISSING
-    artifacts: str = MISSING
-    optimize: str = MISSING
-
-
-def register() -> None:
-    """Make the schema known to Hydra, and the `asset` interpolation to OmegaConf."""
-    ConfigStore.instance().store(name="schema", node=StudyConfig)
-    OmegaConf.register_new_resolver("asset", lambda name: str(ASSETS / name), replace=True)
 
 
 def plain(node: Any) -> Any:

@@ -53,7 +53,7 @@ def run_job(cfg: DictConfig) -> float | None:
     else:
         outcome = Outcome(FAILED, "its folder holds the result of another study: delete it or name another")
     job.record(outcome)
-    log.info("%s: %s %s", job.folder.name, outcome.state, outcome.reason)
+    log.info("%s: %s %s", job.folder.name, outcome.state, outcome.reason and f"({outcome.reason})")
     return None if outcome.state == FAILED else _number(result, cfg.optimize)
 
 
@@ -127,7 +127,7 @@ def _reason(code: int, output: Path, begin: int) -> str:
         lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
     status = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
     errors = [line for line in lines if _ERROR.fullmatch(line) and not _CONSEQUENCE.search(line)]
-    return errors[-1] if errors else status
+    return errors[-1].removeprefix("error: ") if errors else status
 
 
 def _number(result: dict[str, Any] | None, path: str) -> float | None:

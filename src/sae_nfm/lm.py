@@ -12,6 +12,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
+from sae_nfm.schema import ASSETS as ASSETS
 from sae_nfm.store import file_signature
 
 HOOKS = ("resid_pre", "resid_post", "mlp_out", "attn_out")
@@ -21,7 +22,6 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-ASSETS = Path(__file__).parent / "assets"
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,12 @@ import os
 import sys
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, TypeVar
-
-import torch.distributed as dist
-from lightning import Fabric
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sae_nfm.processes import ENDS_WITH
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 T = TypeVar("T")
 _PATIENCE = timedelta(days=30)  # the first process may wait so long for what another job is training
@@ -24,7 +24,7 @@ class Ranks:
         group: carries what they tell each other; None where there is one.
     """
 
-    def __init__(self, rank: int = 0, world_size: int = 1, group: dist.ProcessGroup | None = None) -> None:
+    def __init__(self, rank: int = 0, world_size: int = 1, group: "ProcessGroup | None" = None) -> None:
         self.rank, self.world_size, self.group = rank, world_size, group
 
     @classmethod

@@ -7,16 +7,16 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
-from sae_nfm.jobs import RECORD, folder_name, outcomes
+from sae_nfm.jobs import RECORD, outcomes
 from sae_nfm.processes import raise_when_terminated
+from sae_nfm.schema import register
 
-# Here, because Hydra names a job's folder in the launcher's process, which imports nothing else of ours.
-OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+register()  # here, because a launcher's process names the job's folder before it calls anything of ours
 
 
 class Sweep(Callback):
@@ -42,7 +42,7 @@ class Sweep(Callback):
         found = list(outcomes(self.folder))
         if not found:
             return
-        table = Table("job", "", "seconds", "why", title=str(self.folder))
+        table = Table(Column("job", overflow="fold"), "", "seconds", "why", title=str(self.folder))
         for name, outcome in found:
             colour = "green" if outcome.succeeded else "red"
             seconds = f"{outcome.seconds:.0f}" if outcome.seconds else ""
@@ -50,7 +50,9 @@ class Sweep(Callback):
         console = Console()
         console.print(table)
         if not all(outcome.succeeded for _, outcome in found):
-            console.print(f"run what is missing: the same command with hydra.sweep.dir={self.folder}", soft_wrap=True)
+            console.print(
+                f"run what is missing: the same command with hydra.sweep.dir={self.folder}", soft_wrap=True
+            )
         console.print(f"compare: python -m sae_nfm.compare {self.folder}", soft_wrap=True)
 
 

@@ -6,15 +6,16 @@ import torch
 
 from sae_nfm.evaluation.metrics import (
     HISTOGRAM_BINS,
-    MEASURES,
     EvaluationSums,
     TokenValues,
     histogram_bin,
     histogram_edges,
+    measures,
 )
 
 BLOCKS, CONTEXT, DOCUMENTS = 12, 9, 6
 DRAWS = (1, 1, 4)
+MEASURES = measures(top_n=0)
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def batch(values, start, stop):
 
 
 def sums_of(values, size=BLOCKS):
-    sums = EvaluationSums(len(DRAWS), CONTEXT, DOCUMENTS)
+    sums = EvaluationSums(MEASURES, len(DRAWS), CONTEXT, DOCUMENTS)
     for start in range(0, BLOCKS, size):
         part = batch(values, start, start + size)
         sums.update(TokenValues(part.by_measure.clone(), *part[1:]))
@@ -102,13 +103,6 @@ def test_what_is_not_scored_counts_nowhere(values):
         np.testing.assert_array_equal(value, expected[name], err_msg=name)
 
 
-def test_what_is_not_scored_may_be_nan(values):
-    expected = sums_of(values)
-    values.by_measure[:, :, ~values.scored] = torch.nan
-    for name, value in sums_of(values).items():
-        np.testing.assert_array_equal(value, expected[name], err_msg=name)
-
-
 @pytest.mark.parametrize("size", [1, 5, 7])
 def test_the_batches_make_no_difference(values, sums, size):
     for name, value in sums_of(values, size).items():
@@ -116,7 +110,7 @@ def test_the_batches_make_no_difference(values, sums, size):
 
 
 def test_a_batch_without_a_scored_token_adds_nothing(values, sums):
-    metric = EvaluationSums(len(DRAWS), CONTEXT, DOCUMENTS)
+    metric = EvaluationSums(MEASURES, len(DRAWS), CONTEXT, DOCUMENTS)
     metric.update(values)
     nothing = torch.zeros_like(values.scored)
     metric.update(values._replace(scored=nothing, has_target=nothing))
@@ -160,3 +154,10 @@ def test_values_beyond_the_edges_are_counted_in_the_bins_at_the_ends():
     kl = torch.tensor([0.0, -1e-7, 1e-20, 5000.0, torch.inf], dtype=torch.float64)
     last = HISTOGRAM_BINS - 1
     assert histogram_bin(kl).tolist() == [0, 0, 0, last, last]
+
+
+def test_the_measures_of_top_tokens_are_there_where_they_are_asked_for():
+    assert measures(0)[:2] == measures(10)[:2] == ("kl", "ce")
+    assert {"top_n_kl", "js"} == {"top_n_kl", "js"} & set(measures(10))
+    assert set(measures(0)) < set(measures(10))
+    assert not any(name.startswith("top_n") for name in measures(0))

@@ -29,7 +29,10 @@ def facts(result: Mapping[str, Any]) -> list[str]:
     site, sae, lm = result.get("site") or {}, result.get("sae") or {}, result.get("lm") or {}
     explained = estimate(sae.get("explained_variance"))
     found = (
-        (lm.get("path"), f"{lm.get('path')}, layer {site.get('layer')} {site.get('hook')}"),
+        (
+            lm.get("path"),
+            f"{str(lm.get('path')).rstrip('/').rpartition('/')[2]}, layer {site.get('layer')} {site.get('hook')}",
+        ),
         (sae.get("d_sae"), f"SAE of {_count(sae.get('d_sae'))} latents, {_count(sae.get('l0'))} active"),
         (explained, f"explained variance {format_value(explained, 1, '%')}"),
         (result.get("context"), f"context {result.get('context')}"),

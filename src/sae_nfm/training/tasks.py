@@ -105,8 +105,9 @@ class SAETask(DictionaryTask):
         """Keep the decoder's gradient orthogonal to its rows."""
         self.autoencoder.sae.project_decoder_gradient_()
 
-    def on_train_batch_end(self, outputs: Any, batch: Tensor, batch_idx: int) -> None:
-        """Bring the decoder's rows back to unit norm."""
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, and bring the decoder's rows back to unit norm before any checkpoint is written."""
+        super().optimizer_step(*args, **kwargs)
         self.autoencoder.sae.normalize_decoder_()
 
     def _count_firing(self, fired: Tensor, num_tokens: int) -> None:
@@ -122,16 +123,9 @@ class NFMTask(DictionaryTask):
 
     watched = "residual_explained"
 
-    def __init__(
-        self,
-        autoencoder: Autoencoder,
-        objective: Reconstruction,
-        optimizer: OptimizerFactory,
-        schedule: Schedule,
-        seed: int,
-    ) -> None:
-        super().__init__(autoencoder, objective, optimizer, schedule, seed)
-        autoencoder.sae.requires_grad_(False)
+    def setup(self, stage: str) -> None:
+        """Freeze the SAE."""
+        self.autoencoder.sae.requires_grad_(False)
 
     def training_step(self, batch: Float[Tensor, "token d_in"], batch_idx: int) -> Tensor:
         """One step on a batch of raw activations."""
