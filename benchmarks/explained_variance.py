@@ -1,8 +1,8 @@
 """Explained variance on held-out documents: our SAE against SAELens's, trained on the same activations.
 
-`python benchmarks/explained_variance.py [OVERRIDE…]`, where the overrides are those of a study:
-`lm=local lm.path=DIR corpus=text corpus.path=FILE`. Ours is trained as a study trains it. SAELens trains in the
-peers' environment with its own trainer, on a file of the batches that our study was dealt, in their order, under
+`python benchmarks/explained_variance.py [OVERRIDE…]` takes the overrides of a study, such as `lm=local
+lm.path=DIR corpus=text corpus.path=FILE`. Ours is trained as a study trains it. SAELens trains in the peers'
+environment with its own trainer, on a file of the batches that our study is dealt, in their order, under
 every setting of a small grid; its best counts.
 """
 
@@ -64,8 +64,9 @@ def ours(artifacts: Artifacts, folder: Path) -> dict[str, float]:
 
 def theirs(python: Path, cfg: DictConfig, folder: Path) -> list[dict[str, Any]]:
     """Every setting of the grid, in the peers' environment."""
-    sizes = {"d_sae": cfg.sae.d_sae, "k": cfg.sae.k, "batch": cfg.batch_tokens}
-    options = [f"--{name.replace('_', '-')}={value}" for name, value in sizes.items()]
+    settings = {"d-sae": cfg.sae.d_sae, "k": cfg.sae.k, "batch": cfg.batch_tokens}
+    settings["threads"] = torch.get_num_threads()
+    options = [f"--{name}={value}" for name, value in settings.items()]
     script = [str(python), str(HERE / "explained_variance_sae_lens.py"), str(folder), *options]
     subprocess.run(script, check=True)
     return json.loads((folder / "sae_lens.json").read_text())
@@ -91,22 +92,22 @@ def main() -> None:
 
 def report(cfg: DictConfig, num_held_out: int, found: dict[str, float], grid: list[dict[str, Any]]) -> None:
     """Every setting, and ours against the best of them."""
-    best = max(run["explained_variance"] for run in grid)
+    ahead = found["explained_variance"] - max(run["explained_variance"] for run in grid)
     columns = ("explained_variance", "dead_fraction", "l0")
-    optimizer = cfg.sae_optimizer
+    lm, sae = Path(cfg.lm.path).name, cfg.sae
     Report(
-        name=f"explained_variance_{Path(cfg.lm.path).name}",
-        title=f"Held-out explained variance: {Path(cfg.lm.path).name}, layer {cfg.layer}, d_sae {cfg.sae.d_sae}, "
-        f"k {cfg.sae.k}, {cfg.train_tokens} tokens",
+        name=f"explained_variance_{lm}",
+        title=f"Held-out explained variance: {lm}, layer {cfg.layer}, d_sae {sae.d_sae}, k {sae.k}, "
+        f"{cfg.train_tokens} tokens",
         columns=("", "explained variance", "dead fraction", "L0"),
         rows=[
-            [f"sae_nfm, lr {optimizer.lr}", *(found[name] for name in columns)],
-            *([f"sae-lens, {run['setting']}", *(run[name] for name in columns)] for run in grid),
+            [f"sae_nfm, lr {cfg.sae_optimizer.lr}", *map(found.get, columns)],
+            *([f"sae-lens, {run['setting']}", *map(run.get, columns)] for run in grid),
         ],
-        bars=[Bar("explained variance, above the best of sae-lens by", found["explained_variance"] - best, 0.0)],
+        bars=[Bar("explained variance, ahead of the best sae-lens by", ahead, 0.0)],
         notes=[
-            f"Trained in batches of {cfg.batch_tokens}; 1 − Σ‖x − x̂‖² / Σ‖x − mean‖² over {num_held_out} tokens "
-            "of documents that neither was trained on; dead are latents that fire on none of these.",
+            f"Trained in batches of {cfg.batch_tokens}; 1 − Σ‖x − x̂‖² / Σ‖x − mean‖² over {num_held_out} "
+            "tokens of documents that neither was trained on; dead are latents that fire on none of these.",
         ],
         figures={"ours": found, "sae_lens": grid},
     ).publish()

@@ -1,8 +1,9 @@
 """SAELens's side of `explained_variance.py`, in the peers' environment: train on given activations and look.
 
-The first setting is SAELens as it comes. The others give it what ours has: activations scaled to norm √d
-(`expected_average_only_in`), the warm-up and decay of our schedule, and AuxK for latents that have been silent for
-a tenth of the run instead of its default of 1000 steps; the learning rate is searched.
+The first setting is SAELens as it comes. The others give it what ours has: the warm-up and decay of our
+schedule, AuxK for latents that have been silent for a tenth of the run instead of its default of 1000 steps,
+and, in half of them, activations scaled to norm √d (`expected_average_only_in`); the learning rate is
+searched.
 """
 
 import argparse
@@ -76,9 +77,10 @@ def main() -> None:
     """Run the grid and leave `sae_lens.json` in the folder."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    for name in ("d-sae", "k", "batch"):
+    for name in ("d-sae", "k", "batch", "threads"):
         parser.add_argument(f"--{name}", type=int, required=True)
     args = parser.parse_args()
+    torch.set_num_threads(args.threads)
     x = torch.from_numpy(np.load(args.folder / "train.npy"))
     held_out = torch.from_numpy(np.load(args.folder / "held_out.npy"))
     found = []

@@ -1,6 +1,7 @@
 """The KL evaluation: ours against the published procedure, on the same blocks and dictionaries.
 
-`python benchmarks/kl_evaluation.py [OVERRIDE…]`, where the overrides are those of a study (`lm=local lm.path=DIR`).
+`python benchmarks/kl_evaluation.py [OVERRIDE…]` takes the overrides of a study, such as `lm=local
+lm.path=DIR`.
 """
 
 import contextlib

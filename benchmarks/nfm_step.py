@@ -136,8 +136,8 @@ def report(
         ],
         notes=[
             f"Forward, loss, backward and Adam for given codes and residuals of width {D_OUT}, float32. "
-            "Peak: how far two steps raise the resident memory (VmHWM) of a process of their own above what model "
-            "and data take; gradients and Adam's state are in it.",
+            "Peak: how far two steps raise the resident memory (VmHWM) of a process of their own above what "
+            "model and data take; gradients and Adam's state are in it.",
         ],
         figures={"seconds": seconds, "peak_mib": memory},
     ).publish()  # fmt: skip

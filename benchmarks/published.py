@@ -1,9 +1,9 @@
 """The KL evaluation as it was published (O. Claflin, 2025-06-25): a full forward pass for every condition.
 
-Written anew from what the released scripts do: a hook on the layer replaces its output; inside it the SAE encodes
-the activation again, also for ε draws, which need the norm of its error; codes are written out with all latents;
-KL is Σ p log((p + 1e-8) / (q + 1e-8)) of two softmaxes, both computed for every pair. What the scripts do with
-every single value afterwards (a Python dictionary each) is left out.
+Written anew from what the released scripts do: a hook on the layer replaces its output; inside it the SAE
+encodes the activation again, also for ε draws, which need the norm of its error; codes are written out with
+all latents; KL is Σ p log((p + 1e-8) / (q + 1e-8)) of two softmaxes, both computed for every pair. What the
+scripts do with every single value afterwards (a Python dictionary each) is left out.
 """
 
 from collections.abc import Callable, Iterator

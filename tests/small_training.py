@@ -1,5 +1,6 @@
 """A training stage of some hundred steps on the embedded LM, and what its tests ask of it."""
 
+from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -89,7 +90,7 @@ class Bench:
 
         run = Run(
             trainer=trainer,
-            logger=lambda stage: False,
+            logger=lambda stage, folder: nullcontext(False),
             gradient_clip=1.0,
             checkpoint_every=50,
             validations=2,

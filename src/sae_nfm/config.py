@@ -1,6 +1,5 @@
 """Every place where the configuration becomes objects."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sae_nfm.data.activations import Pool
 from sae_nfm.data.corpora import Corpus
+from sae_nfm.distributed import start_ranks
 from sae_nfm.evaluation.baselines import Baseline
 from sae_nfm.evaluation.conditions import FromControl, FromParts, Reconstruction, WideSAE
 from sae_nfm.evaluation.task import Condition
@@ -20,16 +20,13 @@ from sae_nfm.models.nfm import NeuralFactorizationMachine
 from sae_nfm.models.plant import Plant
 from sae_nfm.models.sae import TopKSAE
 from sae_nfm.ranks import Ranks
+from sae_nfm.schema import plain as plain
 from sae_nfm.schema import register as register
+from sae_nfm.tracking.trackers import Tracker
 from sae_nfm.training.objectives import Reconstruction as ReconstructionObjective
 from sae_nfm.training.schedule import Schedule
 from sae_nfm.training.stages import Run
 from sae_nfm.training.tasks import OptimizerFactory
-
-
-def plain(node: Any) -> Any:
-    """A config node as plain resolved containers."""
-    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
 
 
 def language_model(cfg: DictConfig) -> LanguageModel:
@@ -126,11 +123,11 @@ def _named(evaluation: DictConfig, chosen: str, definitions: str) -> dict[str, A
     return {name: instantiate(available[name]) for name in evaluation[chosen]}
 
 
-def run(cfg: DictConfig, folder: Path) -> Run:
+def run(cfg: DictConfig, tracker: Tracker) -> Run:
     """How the stages are run."""
     return Run(
         trainer=instantiate(cfg.trainer),
-        logger=partial(_logger, cfg, folder),
+        logger=tracker.stage,
         gradient_clip=cfg.gradient_clip,
         checkpoint_every=cfg.checkpoint_every,
         validations=cfg.validations,
@@ -140,13 +137,13 @@ def run(cfg: DictConfig, folder: Path) -> Run:
 def ranks(cfg: DictConfig) -> Ranks:
     """The processes that the trainer asks for, started."""
     trainer = cfg.trainer
-    return Ranks.start(trainer.accelerator, trainer.devices, trainer.num_nodes, str(trainer.strategy))
+    return start_ranks(trainer.accelerator, trainer.devices, trainer.num_nodes, str(trainer.strategy))
 
 
-def _logger(cfg: DictConfig, folder: Path, stage: str) -> Any:
-    if not cfg.logger:
-        return False
-    return instantiate(cfg.logger)(folder=folder, stage=stage, config=plain(cfg))
+def tracker(cfg: DictConfig, folder: Path, choices: dict[str, Any]) -> Tracker:
+    """Where curves and the result go beside the run folder's own files."""
+    make = instantiate(cfg.logger) or Tracker
+    return make(folder=folder, choices=choices, settings=plain(cfg))
 
 
 def check(cfg: DictConfig) -> None:

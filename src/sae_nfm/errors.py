@@ -10,9 +10,13 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from sae_nfm.training.callbacks import NonFiniteLoss
-
 MAX_LINES = 9
+
+
+class NonFiniteLoss(RuntimeError):
+    """The loss of a training became NaN or infinite."""
+
+
 _OURS = (ValueError, NonFiniteLoss, FileNotFoundError)
 _FOR_USERS = (ValueError, HydraException, OmegaConfBaseException, NonFiniteLoss, FileNotFoundError)
 

@@ -76,7 +76,7 @@ class Job:
 
     @cached_property
     def _told(self) -> Path | None:
-        """Where the ranks of a job tell each other, if SLURM started several; not the file of an earlier attempt."""
+        """Where ranks that SLURM started as tasks tell each other; not the file of an earlier attempt."""
         if int(os.environ.get("SLURM_NTASKS", 1)) == 1:
             return None
         attempt = [os.environ.get(f"SLURM_{name}", "0") for name in ("JOB_ID", "STEP_ID", "RESTART_COUNT")]
@@ -90,7 +90,7 @@ def outcomes(sweep: Path) -> Iterator[tuple[str, Outcome]]:
 
 
 def same_study(settings: dict[str, Any], others: dict[str, Any]) -> bool:
-    """Whether two configurations ask for the same numbers, though perhaps on other devices or at other paths."""
+    """Whether two configurations ask for the same numbers, be it on other devices or at other paths."""
     return _what(settings) == _what(others)
 
 
@@ -101,7 +101,7 @@ def _what(settings: dict[str, Any]) -> str:
 
 
 def folder_name(overrides: str) -> str:
-    """A job's overrides as a file name: what file systems and shells stumble over is replaced, the end cut."""
+    """A job's overrides as a file name, without what shells and file systems stumble over."""
     name = re.sub(r"[^\w.,+@-]", "_", overrides) or "job"
     if len(name.encode()) <= _LONGEST_NAME:
         return name

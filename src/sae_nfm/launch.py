@@ -1,8 +1,8 @@
 """A sweep's job as a process of its own.
 
-Lightning starts the other ranks of a study by running its command line again. Inside a Hydra multirun that is the
-command line of the whole sweep, so every job becomes the command of a single study, whichever launcher it comes
-from, and the process that the launcher gave it only waits.
+Lightning starts the other ranks of a study by running its command line again. Inside a Hydra multirun that is
+the command line of the whole sweep, so every job becomes the command of a single study, whichever launcher it
+comes from, and the process that the launcher gave it only waits.
 """
 
 import logging
@@ -18,10 +18,11 @@ from typing import IO, Any
 
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from sae_nfm.jobs import DONE, FAILED, REUSED, UNFINISHED, Job, Outcome, same_study
 from sae_nfm.processes import ENDS_WITH, raise_when_terminated
+from sae_nfm.schema import plain
 
 log = logging.getLogger(__name__)
 _PASSED_ON = ("hydra.searchpath=", "hydra.verbose=")
@@ -37,7 +38,7 @@ def run_job(cfg: DictConfig) -> float | None:
     Nothing is raised where the study fails, so that the other jobs go on: `job.json` says what happened.
 
     Returns:
-        The number that `optimize` names, for a sweeper that looks for good settings; None where there is none.
+        The number that `optimize` names, for a sweeper that looks for good settings; None if it is missing.
     """
     raise_when_terminated()
     hydra = HydraConfig.get()
@@ -45,10 +46,11 @@ def run_job(cfg: DictConfig) -> float | None:
     result = job.result()
     if result is None:
         job.record(Outcome(UNFINISHED))
+        os.environ.setdefault("WANDB_RUN_GROUP", Path(hydra.sweep.dir).name)  # W&B shows a sweep as a group
         log.info("%s: started; it prints to %s", job.folder.name, job.output)
         outcome = _run(_command(hydra, job), job)
         result = job.result()
-    elif same_study(result["settings"], OmegaConf.to_container(cfg, resolve=True)):
+    elif same_study(result["settings"], plain(cfg)):
         outcome = Outcome(REUSED)
     else:
         outcome = Outcome(FAILED, "its folder holds the result of another study: delete it or name another")

@@ -14,8 +14,8 @@ _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 def end_with_parent() -> None:
     """Have the kernel end this process when the one that started it dies, be it by `kill -9`.
 
-    Otherwise the ranks of a study would wait for a first rank that is gone, on GPUs for half an hour. Nothing is
-    done in a process that was started by hand, nor where there is no Linux.
+    Otherwise the ranks of a study would wait for a first rank that is gone, on GPUs for half an hour. Nothing
+    is done in a process that was started by hand, nor where there is no Linux.
     """
     parent = os.environ.get(ENDS_WITH)
     if parent is None or sys.platform != "linux":

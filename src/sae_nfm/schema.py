@@ -1,4 +1,4 @@
-"""The schema of a study's configuration; no more than the processes need that only wait for a sweep's jobs."""
+"""The schema of a study's configuration, without what it configures: processes that only wait need no more."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,3 +66,8 @@ def register() -> None:
     ConfigStore.instance().store(name="schema", node=StudyConfig)
     OmegaConf.register_new_resolver("asset", lambda name: str(ASSETS / name), replace=True)
     OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+
+
+def plain(node: Any) -> Any:
+    """A config node as plain resolved containers."""
+    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node

@@ -1,12 +1,15 @@
 """One study: tokens, SAE, NFM, evaluation, result."""
 
 import logging
+import shlex
 import time
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from lightning import seed_everything
-from omegaconf import DictConfig
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig, OmegaConf
 
 from sae_nfm import config, result
 from sae_nfm.artifacts import Artifacts
@@ -18,11 +21,29 @@ from sae_nfm.evaluation.task import Condition, EvaluationTask, Settings
 from sae_nfm.models.autoencoder import Autoencoder
 from sae_nfm.report.html import write_report
 from sae_nfm.report.tables import print_ratios
-from sae_nfm.store import fingerprint
+from sae_nfm.store import fingerprint, write_atomically
+from sae_nfm.tracking.trackers import Tracker
 from sae_nfm.training.callbacks import progress_bar
 from sae_nfm.training.stages import Run
 
 log = logging.getLogger(__name__)
+
+
+def run_study(cfg: DictConfig) -> None:
+    """Run the study that Hydra composed, in its output folder."""
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir)
+    command = shlex.join(["python", "-m", "sae_nfm", *hydra.overrides.task])
+    choices = {name: choice for name, choice in hydra.runtime.choices.items() if "hydra" not in name}
+    rank_zero_only(write_atomically)(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    logging.captureWarnings(True)
+    logging.getLogger("py.warnings").setLevel(logging.ERROR)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    if rank_zero_only.rank:  # the others speak to their log files only, errors apart
+        for handler in logging.getLogger().handlers:
+            if not isinstance(handler, logging.FileHandler):
+                handler.setLevel(logging.ERROR)
+    Study(cfg, folder, {"command": command, "choices": choices}).run()
 
 
 class Study:
@@ -46,7 +67,8 @@ class Study:
         log.info("process %d of %d, settings %s", self.ranks.rank + 1, self.ranks.world_size, settings)
         self.ranks.check_equal(settings)
         seed_everything(self.cfg.seed, verbose=False)
-        self.runner: Run = config.run(self.cfg, self.folder)
+        self.tracker: Tracker = config.tracker(self.cfg, self.folder, self.origin["choices"])
+        self.runner: Run = config.run(self.cfg, self.tracker)
         self.artifacts = Artifacts(self.cfg, self.runner, self.ranks)
         autoencoder = self.artifacts.sae()
         if self.cfg.nfm is not None:
@@ -136,11 +158,12 @@ class Study:
         }
 
     def report(self, found: dict[str, Any]) -> None:
-        """Write the result and show it."""
+        """Write the result, show it, and hand it on."""
         result.write(found, self.folder)
         page = write_report(found, self.folder)
         print_ratios(found)
         print(f"report: {page}")
+        self.tracker.result(found)
 
     def _surroundings(self, named: list[Condition]) -> Surroundings | None:
         """Read the site's surroundings if a condition asks for them."""

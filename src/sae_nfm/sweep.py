@@ -54,14 +54,13 @@ class Sweep(Callback):
                 f"run what is missing: the same command with hydra.sweep.dir={self.folder}", soft_wrap=True
             )
         console.print(f"compare: python -m sae_nfm.compare {self.folder}", soft_wrap=True)
+        if any(self.folder.glob("*/wandb/offline-run-*")):
+            console.print(f"W&B: wandb sync {self.folder}/*/wandb", soft_wrap=True)
 
 
 def _constant_keys(config: DictConfig) -> list[str]:
     """Settings of the command line that are the same in all jobs."""
-    varied = config.hydra.sweeper.get("params") or {}
     given = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
-    return [
-        override.key_or_group
-        for override in given
-        if not override.is_sweep_override() and override.key_or_group not in varied
-    ]
+    last = {override.key_or_group: override for override in given}
+    varied = config.hydra.sweeper.get("params") or {}
+    return [key for key, override in last.items() if not override.is_sweep_override() and key not in varied]

@@ -4,8 +4,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sae_nfm.errors import NonFiniteLoss
 from sae_nfm.training import stages
-from sae_nfm.training.callbacks import NonFiniteLoss
 from sae_nfm.training.objectives import Reconstruction
 from sae_nfm.training.stages import CHECKPOINTS, WEIGHTS, load_weights, read_metrics
 from small_training import Bench, InterruptAt, Interrupted, Losses

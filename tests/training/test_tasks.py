@@ -159,6 +159,7 @@ def test_dropout_depends_on_the_step_and_the_rank_alone(bench, batch):
 
 def test_only_what_is_not_frozen_is_given_to_the_optimizer(bench):
     task = bench.nfm_task()
+    task.setup("fit")
     optimizer = task.configure_optimizers()["optimizer"]
     given = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     assert given == {id(parameter) for parameter in task.autoencoder.nfm.parameters()}

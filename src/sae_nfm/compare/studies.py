@@ -54,7 +54,7 @@ def _jobs(top: Path) -> Iterator[Path]:
     """Folders that hold a study, or in which one was begun, in the order of their names."""
     for folder, below, files in os.walk(top):
         begun = "config.yaml" in files or ".hydra" in below
-        below[:] = sorted(name for name in below if not name.startswith("."))
+        below[:] = sorted(name for name in below if not name.startswith(".") and name != "wandb")
         if "result.json" in files or begun:
             yield Path(folder)
 

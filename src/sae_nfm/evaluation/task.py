@@ -121,7 +121,7 @@ class EvaluationTask(LightningModule):
         self._started = time.perf_counter()
 
     def on_test_epoch_end(self) -> None:
-        """Add the sums of all processes up, here where they are on the devices; `compute` keeps what it found."""
+        """Add up the sums of all processes while they are on the devices; `compute` keeps the result."""
         self.sums.compute()
         self.quality.compute()
 

@@ -4,6 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,14 +29,14 @@ class Run:
 
     Args:
         trainer: a Lightning `Trainer` that lacks only what follows here.
-        logger: makes the stage's logger from its name; None where nothing is logged.
+        logger: frames a stage, given its name and folder, with what its curves are given to.
         gradient_clip: largest gradient norm; 0 clips nothing.
         checkpoint_every: steps between checkpoints.
         validations: how often the run looks at held-out documents.
     """
 
     trainer: Callable[..., Trainer]
-    logger: Callable[[str], Any]
+    logger: Callable[[str, Path], AbstractContextManager[Any]]
     gradient_clip: float
     checkpoint_every: int
     validations: int
@@ -55,33 +56,37 @@ def train(
         folder: the unfinished artifact.
     """
     num_steps = task.schedule.num_steps
-    checkpoints = folder / CHECKPOINTS
-    last = checkpoints / "last.ckpt"
-    trainer = run.trainer(
+    last = folder / CHECKPOINTS / "last.ckpt"
+    with run.logger(stage, folder) as logger:
+        trainer = _trainer(run, num_steps, logger, folder)
+        if last.exists():
+            log.info("%s: going on from %s", stage, last)
+        started, first_step = time.perf_counter(), _step_of(last)
+        trainer.fit(task, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
+        seconds = time.perf_counter() - started
+        (quality,) = trainer.validate(task, datamodule=data, verbose=False)
+        metrics = {name.removeprefix("validation/"): value for name, value in quality.items()}
+        metrics["train_tokens"] = num_steps * data.pool.batch
+        metrics["tokens_per_s"] = (num_steps - first_step) * data.pool.batch / seconds
+        if trainer.is_global_zero:
+            save_weights(trained, folder / WEIGHTS)
+            write_atomically(folder / METRICS, json.dumps(metrics, indent=1))
+            discard(folder / CHECKPOINTS)
+
+
+def _trainer(run: Run, num_steps: int, logger: Any, folder: Path) -> Trainer:
+    return run.trainer(
         max_steps=num_steps,
-        logger=run.logger(stage),
-        callbacks=training_callbacks(checkpoints, run.checkpoint_every),
+        logger=logger,
+        callbacks=training_callbacks(folder / CHECKPOINTS, run.checkpoint_every),
         gradient_clip_val=run.gradient_clip or None,
         val_check_interval=max(1, num_steps // run.validations),
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
-        log_every_n_steps=50,
+        log_every_n_steps=min(50, 1 + num_steps // 100),  # a hundred points of a curve, at least
         enable_model_summary=False,
         default_root_dir=folder,
     )
-    if last.exists():
-        log.info("%s: going on from %s", stage, last)
-    started, first_step = time.perf_counter(), _step_of(last)
-    trainer.fit(task, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
-    seconds = time.perf_counter() - started
-    (quality,) = trainer.validate(task, datamodule=data, verbose=False)
-    metrics = {name.removeprefix("validation/"): value for name, value in quality.items()}
-    metrics["train_tokens"] = num_steps * data.pool.batch
-    metrics["tokens_per_s"] = (num_steps - first_step) * data.pool.batch / seconds
-    if trainer.is_global_zero:
-        save_weights(trained, folder / WEIGHTS)
-        write_atomically(folder / METRICS, json.dumps(metrics, indent=1))
-        discard(checkpoints)
 
 
 def save_weights(module: nn.Module, path: Path) -> None:

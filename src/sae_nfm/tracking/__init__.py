@@ -1,0 +1,1 @@
+"""Where learning curves and finished results go beside the run folder's own files."""

@@ -1,0 +1,104 @@
+"""One run of Weights & Biases that cannot do a study any harm."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import wandb
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+log = logging.getLogger(__name__)
+_X_AXIS = "trainer/global_step"
+
+
+class WandbRun:
+    """A W&B run whose errors are told in a line, after which it takes nothing any more.
+
+    Args:
+        run: the run; None where it could not be opened, and in processes other than the first.
+    """
+
+    def __init__(self, run: wandb.Run | None) -> None:
+        self._run = run
+
+    def draw_over_steps(self) -> None:
+        """Make the training step the x-axis of all curves, also where a resumed run repeats some."""
+
+        def define(run: wandb.Run) -> None:
+            run.define_metric(_X_AXIS)
+            run.define_metric("*", step_metric=_X_AXIS)
+
+        self._attempt("setting up", define)
+
+    def add_points(self, values: Mapping[str, float], step: int | None) -> None:
+        """Go on with every curve."""
+        self._attempt("logging", lambda run: run.log({**values, _X_AXIS: step}))
+
+    def show(
+        self,
+        summary: Mapping[str, float],
+        columns: Sequence[str],
+        rows: list[Sequence[Any]],
+        images: list[Path],
+    ) -> None:
+        """Set the run's summary, and show a table `conditions` and images, each under its file's name."""
+
+        def send(run: wandb.Run) -> None:
+            run.summary.update(dict(summary))
+            media = {f"figures/{path.stem}": wandb.Image(str(path)) for path in images}
+            run.log({"conditions": wandb.Table(columns=list(columns), data=rows), **media})
+
+        self._attempt("sending the result", send)
+
+    def keep(self, kind: str, name: str, path: Path) -> None:
+        """Upload a file as an artifact."""
+
+        def upload(run: wandb.Run) -> None:
+            artifact = wandb.Artifact(name, type=kind)
+            artifact.add_file(str(path))
+            run.log_artifact(artifact)
+
+        self._attempt("sending an artifact", upload)
+
+    def finish(self, exit_code: int = 0) -> None:
+        """Hand over what is left, and close the run."""
+        self._attempt("finishing", lambda run: run.finish(exit_code=exit_code))
+        self._run = None
+
+    def _attempt(self, what: str, act: Callable[[wandb.Run], Any]) -> None:
+        if self._run is None:
+            return
+        try:
+            act(self._run)
+        except Exception as error:  # whatever it is, the run folder has all that matters
+            reason = f"{type(error).__name__}: {error}"
+            log.warning(
+                "W&B: %s failed (%s); what it has is in %s", what, reason, self._run.settings.sync_dir
+            )
+            self._run = None
+
+
+class Curves(Logger):
+    """Lightning's way to a W&B run."""
+
+    def __init__(self, run: WandbRun) -> None:
+        super().__init__()
+        self._run = run
+
+    @property
+    def name(self) -> None:
+        """None: Lightning would name folders by it."""
+
+    @property
+    def version(self) -> None:
+        """None: Lightning would name folders by it."""
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the run has the study's configuration."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Pass on a point of every curve."""
+        self._run.add_points(metrics, step)

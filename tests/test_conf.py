@@ -1,0 +1,223 @@
+"""Every file under conf/ composes, and every key of every `_target_` is a parameter of what it names."""
+
+import inspect
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep
+from hydra.errors import HydraException
+from hydra.utils import get_object
+from omegaconf import OmegaConf
+from torch import nn
+
+from sae_nfm import config
+from sae_nfm.__main__ import CONFIG_DIR
+
+PACKAGES = {"optimizer": ["sae_optimizer", "nfm_optimizer"]}
+"""Groups that the study uses under other names than their own."""
+ADDED = {
+    "sae": {"d_in"},
+    "nfm": {"d_sae", "d_out"},
+    "sae_optimizer": {"params"},
+    "nfm_optimizer": {"params"},
+    "logger": {"folder", "choices", "settings"},
+}
+"""What the code gives a target beside its settings."""
+HYDRAS_OWN = {"_target_", "_partial_", "_args_", "_convert_", "_recursive_"}
+
+
+def options():
+    """The overrides that choose each file under conf/."""
+    for path in sorted(Path(CONFIG_DIR).rglob("*.yaml")):
+        group = path.parent.relative_to(CONFIG_DIR).as_posix()
+        if group != ".":
+            yield from (
+                f"{group}@{package}={path.stem}" if package else f"{group}={path.stem}"
+                for package in PACKAGES.get(group, [None])
+            )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hydra():
+    config.register()
+    with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
+        yield
+
+
+def composed(*overrides):
+    """The study's settings, with the values that a user has to give filled in."""
+    cfg = compose("study", overrides=list(overrides))
+    for key in OmegaConf.missing_keys(cfg):
+        OmegaConf.update(cfg, key, "given")
+    return cfg
+
+
+def hydras_own(*overrides):
+    """Hydra's settings of the same."""
+    return compose("study", overrides=list(overrides), return_hydra_config=True).hydra
+
+
+def misfits(node, path=""):
+    """What is wrong with the `_target_` nodes at and below a node of plain containers."""
+    if isinstance(node, list):
+        return [found for i, item in enumerate(node) for found in misfits(item, f"{path}.{i}")]
+    if not isinstance(node, dict):
+        return []
+    found = [text for key, item in node.items() for text in misfits(item, f"{path}.{key}".lstrip("."))]
+    if "_target_" not in node:
+        return found
+    name, added = node["_target_"], ADDED.get(path, set())
+    parameters = parameters_of(get_object(name))
+    given = set(node) - HYDRAS_OWN
+    needed = {key for key, parameter in parameters.items() if parameter.default is parameter.empty}
+    found += [f"{path}.{key} is no parameter of {name}" for key in sorted(given - set(parameters))]
+    found += [f"{path}.{key} is needed by {name}" for key in sorted(needed - given - added)]
+    return found + [f"{path}.{key} is given twice" for key in sorted(given & added)]
+
+
+def parameters_of(target):
+    if getattr(target, "__init__", None) is nn.Module.__init__:
+        return {}
+    parameters = inspect.signature(target).parameters
+    assert not any(p.kind is p.VAR_KEYWORD for p in parameters.values()), f"{target} takes any key"
+    return parameters
+
+
+@pytest.mark.parametrize("option", [None, *options()])
+def test_every_option_composes_and_binds(option):
+    cfg = composed(*([option] if option else []))
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    assert misfits(plain) == []
+    assert plain["lm"]["_target_"] == "sae_nfm.lm.LanguageModel"
+    config.check(cfg)
+
+
+def test_the_options_are_all_of_the_groups_that_there_are():
+    found = {option.partition("=")[0].partition("@")[0] for option in options()}
+    groups = "lm corpus sae nfm objective evaluation optimizer trainer logger experiment ablation sweep"
+    assert set(groups.split()) <= found
+
+
+def test_hydras_callbacks_bind_too():
+    callbacks = OmegaConf.to_container(hydras_own().callbacks)
+    assert callbacks
+    assert misfits(callbacks) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "misfit"),
+    [
+        ("+sae.d_sea=5", "sae.d_sea is no parameter of"),
+        ("~sae.k", "sae.k is needed by"),
+        ("+sae.d_in=5", "sae.d_in is given twice"),
+        ("+nfm_optimizer.lrr=1", "nfm_optimizer.lrr is no parameter of"),
+        ("+logger.dir=x", "logger.dir is no parameter of"),
+        ("+trainer.acelerator=x", "trainer.acelerator is no parameter of"),
+        ("+evaluation.baseline.theta.nrom=x", "evaluation.baseline.theta.nrom is no parameter of"),
+    ],
+)
+def test_a_node_that_does_not_bind_is_found(override, misfit):
+    (found,) = misfits(OmegaConf.to_container(composed(override), resolve=True))
+    assert found.startswith(misfit)
+
+
+def values_of(sweep):
+    """Every override that a sweep's jobs get, one at a time."""
+    params = hydras_own(sweep).sweeper.params
+    assert params
+    for override in OverridesParser.create().parse_overrides([f"{k}={v}" for k, v in params.items()]):
+        if isinstance(override.value(), IntervalSweep):
+            interval = override.value()
+            yield from (f"{override.key_or_group}={value}" for value in (interval.start, interval.end))
+        else:
+            yield from (f"{override.key_or_group}={value}" for value in override.sweep_string_iterator())
+
+
+@pytest.mark.parametrize("sweep", [option for option in options() if option.startswith("sweep=")])
+def test_every_job_of_every_sweep_is_a_study(sweep):
+    overrides = list(values_of(sweep))
+    assert len(overrides) >= 2
+    assert str(hydras_own(sweep).mode).endswith("MULTIRUN")
+    for override in overrides:
+        config.check(composed(override))
+
+
+def test_group_experiment_ablation_and_command_line_win_in_this_order():
+    def order(*overrides):
+        return compose("study", overrides=list(overrides)).nfm.order
+
+    experiment = "experiment=planted"
+    assert compose("study", overrides=["nfm=full"]).nfm.mlp is True
+    assert compose("study", overrides=["nfm=full", experiment]).nfm.mlp is False
+    assert order("nfm=full", experiment) == 2
+    assert order("nfm=full", experiment, "ablation=order_3") == 3
+    assert order("nfm=full", "nfm.order=4", experiment, "ablation=order_3") == 4
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("train_tokns=1", "train_tokns"),
+        ("sae.d_sea=1", "d_sea"),
+        ("evaluation.draw=1", "draw"),
+        ("ablation=order_9", "order_9"),
+    ],
+)
+def test_a_misspelt_key_or_option_does_not_compose(override, named):
+    with pytest.raises(HydraException, match=named):
+        compose("study", overrides=[override])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("sae.k=5000", r"sae\.k=5000: allowed are 1 to sae\.d_sae=2048"),
+        ("train_tokens=10", r"train_tokens=10: allowed are whole numbers from batch_tokens=2048"),
+        ("nfm_train_tokens=0", r"nfm_train_tokens=0: allowed are whole numbers from 1"),
+        ("pool_tokens=3000", r"pool_tokens=3000: allowed are multiples of batch_tokens=2048"),
+        ("nfm.order=7", r"nfm\.order=7: allowed are 1, 2, 3, 4"),
+        ("evaluation.draws=0", r"evaluation\.draws=0: allowed"),
+        ("evaluation.bos=drop", r"evaluation\.bos=drop: allowed are keep, patch"),
+        (
+            "evaluation.baselines=[epsilon]",
+            r"evaluation\.baselines=\['epsilon'\]: allowed are eps, ",
+        ),
+        ("evaluation.reconstructions=[sea]", r"evaluation\.reconstructions=\['sea'\]: allowed are sae, "),
+        (
+            "evaluation.matched=[mlp]",
+            r"evaluation\.matched=\['mlp'\]: allowed are ",
+        ),
+        ("warmup=2", r"warmup=2(\.0)?: allowed are fractions from 0 to 1"),
+        ("lm=local", r"lm\.path: it has no value"),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_named_before_anything_is_trained(override, message):
+    with pytest.raises((ValueError, HydraException), match=message):
+        config.check(compose("study", overrides=[override]))
+
+
+def test_without_an_nfm_the_reconstructions_that_need_one_are_left_out():
+    def names(*overrides):
+        cfg = compose("study", overrides=list(overrides))
+        return {condition.name for condition in config.conditions(cfg)}
+
+    assert {"sae", "sae_linear", "sae_interaction", "sae_nfm", "eps(sae)", "eps(sae_nfm)"} <= names()
+    assert not {"sae_linear", "sae_interaction", "sae_nfm", "eps(sae_nfm)"} & names("nfm=none")
+    assert {"clean", "sae", "eps(sae)"} <= names("nfm=none")
+
+
+def test_a_misspelt_key_ends_the_command_with_its_name_its_value_and_what_is_allowed(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "sae_nfm", "nfm.d_embd=63"],
+        cwd=tmp_path, env=os.environ, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert re.search(r"nfm\.d_embd=63.*allowed.*d_embed", done.stderr, re.DOTALL)
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
