@@ -80,7 +80,7 @@ class Bench:
     def task(self, stage, **settings):
         return self.sae_task(**settings) if stage == "sae" else self.nfm_task(**settings)
 
-    def train(self, task, folder, *callbacks):
+    def train(self, task, folder, *callbacks, logger=lambda stage, folder: nullcontext(False)):
         """The stage as a study runs it; `callbacks` come before its own."""
         folder.mkdir(exist_ok=True)
 
@@ -90,7 +90,7 @@ class Bench:
 
         run = Run(
             trainer=trainer,
-            logger=lambda stage, folder: nullcontext(False),
+            logger=logger,
             gradient_clip=1.0,
             checkpoint_every=50,
             validations=2,

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -32,15 +33,16 @@ ADDED = {
 HYDRAS_OWN = {"_target_", "_partial_", "_args_", "_convert_", "_recursive_"}
 
 
+@cache
 def options():
     """The overrides that choose each file under conf/."""
+    found = []
     for path in sorted(Path(CONFIG_DIR).rglob("*.yaml")):
         group = path.parent.relative_to(CONFIG_DIR).as_posix()
         if group != ".":
-            yield from (
-                f"{group}@{package}={path.stem}" if package else f"{group}={path.stem}"
-                for package in PACKAGES.get(group, [None])
-            )
+            keys = [f"{group}@{package}" for package in PACKAGES[group]] if group in PACKAGES else [group]
+            found += [f"{key}={path.stem}" for key in keys]
+    return found
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -48,6 +50,11 @@ def hydra():
     config.register()
     with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
         yield
+
+
+@pytest.fixture(scope="module")
+def default(hydra):
+    return compose("study")
 
 
 def composed(*overrides):
@@ -128,24 +135,28 @@ def test_a_node_that_does_not_bind_is_found(override, misfit):
 
 
 def values_of(sweep):
-    """Every override that a sweep's jobs get, one at a time."""
+    """The settings or groups that a sweep varies, each with its values."""
     params = hydras_own(sweep).sweeper.params
-    assert params
     for override in OverridesParser.create().parse_overrides([f"{k}={v}" for k, v in params.items()]):
-        if isinstance(override.value(), IntervalSweep):
-            interval = override.value()
-            yield from (f"{override.key_or_group}={value}" for value in (interval.start, interval.end))
-        else:
-            yield from (f"{override.key_or_group}={value}" for value in override.sweep_string_iterator())
+        value = override.value()
+        interval = isinstance(value, IntervalSweep)
+        values = [value.start, value.end] if interval else list(override.sweep_iterator())
+        assert len(values) >= 2
+        yield override.key_or_group, values
 
 
 @pytest.mark.parametrize("sweep", [option for option in options() if option.startswith("sweep=")])
 def test_every_job_of_every_sweep_is_a_study(sweep):
-    overrides = list(values_of(sweep))
-    assert len(overrides) >= 2
     assert str(hydras_own(sweep).mode).endswith("MULTIRUN")
-    for override in overrides:
-        config.check(composed(override))
+    varied = list(values_of(sweep))
+    assert varied
+    cfg = composed(sweep)
+    for key, values in varied:
+        for value in values:
+            if f"{key}={value}" not in options():
+                assert OmegaConf.select(cfg, key) is not None
+                OmegaConf.update(cfg, key, value)
+                config.check(cfg)
 
 
 def test_group_experiment_ablation_and_command_line_win_in_this_order():
@@ -194,12 +205,17 @@ def test_a_misspelt_key_or_option_does_not_compose(override, named):
             r"evaluation\.matched=\['mlp'\]: allowed are ",
         ),
         ("warmup=2", r"warmup=2(\.0)?: allowed are fractions from 0 to 1"),
-        ("lm=local", r"lm\.path: it has no value"),
     ],
 )
-def test_a_value_that_is_not_allowed_is_named_before_anything_is_trained(override, message):
+def test_a_value_that_is_not_allowed_is_named_before_anything_is_trained(default, override, message):
+    cfg = OmegaConf.merge(default, OmegaConf.from_dotlist([override]))
     with pytest.raises((ValueError, HydraException), match=message):
-        config.check(compose("study", overrides=[override]))
+        config.check(cfg)
+
+
+def test_a_value_that_only_the_user_can_give_is_asked_for():
+    with pytest.raises(ValueError, match=r"lm\.path: it has no value"):
+        config.check(compose("study", overrides=["lm=local"]))
 
 
 def test_without_an_nfm_the_reconstructions_that_need_one_are_left_out():

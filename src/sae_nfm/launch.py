@@ -127,9 +127,10 @@ def _reason(code: int, output: Path, begin: int) -> str:
     with output.open("rb") as file:
         file.seek(max(begin, output.stat().st_size - _TAIL))
         lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
-    status = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
     errors = [line for line in lines if _ERROR.fullmatch(line) and not _CONSEQUENCE.search(line)]
-    return errors[-1].removeprefix("error: ") if errors else status
+    if errors:
+        return errors[-1].removeprefix("error: ")
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"no result, exit status {code}"
 
 
 def _number(result: dict[str, Any] | None, path: str) -> float | None:

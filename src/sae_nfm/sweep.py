@@ -33,7 +33,9 @@ class Sweep(Callback):
         atexit.register(self.show)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Exit with status 1 if a job failed."""
+        """Print the table, and exit with status 1 if a job failed."""
+        atexit.unregister(self.show)
+        self.show()
         if not all(outcome.succeeded for _, outcome in outcomes(self.folder)):
             sys.exit(1)
 
@@ -42,12 +44,13 @@ class Sweep(Callback):
         found = list(outcomes(self.folder))
         if not found:
             return
-        table = Table(Column("job", overflow="fold"), "", "seconds", "why", title=str(self.folder))
+        table = Table(Column("job", overflow="fold"), "", "seconds", "why")
         for name, outcome in found:
             colour = "green" if outcome.succeeded else "red"
             seconds = f"{outcome.seconds:.0f}" if outcome.seconds else ""
             table.add_row(name, f"[{colour}]{outcome.state}[/]", seconds, escape(outcome.reason))
         console = Console()
+        console.print(f"\n{self.folder}", soft_wrap=True)
         console.print(table)
         if not all(outcome.succeeded for _, outcome in found):
             console.print(

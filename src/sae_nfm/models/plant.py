@@ -47,13 +47,13 @@ class Plant(nn.Module):
 
     @torch.no_grad()
     def fit(self, codes: Codes, reconstruction: Float[Tensor, "token d_in"], d_sae: int, seed: int) -> None:
-        """Choose the tuples among latents that often fire together, and set the scales, on a sample."""
+        """Choose the tuples among busy latents, and set the scales, on a sample."""
         generator = torch.Generator().manual_seed(seed)
-        frequent = _tuples_that_fire(codes, d_sae, self.size)
-        chosen = torch.randperm(len(frequent), generator=generator)[: self.num_tuples]
+        candidates = _tuples_that_fire(codes, d_sae, self.size)[: 4 * self.num_tuples]
+        chosen = torch.randperm(len(candidates), generator=generator)[: self.num_tuples]
         d_in = reconstruction.shape[-1]
         directions = nn.functional.normalize(torch.randn(len(chosen), d_in, generator=generator), dim=1)
-        self.register_buffer("tuples", frequent[chosen])
+        self.register_buffer("tuples", candidates[chosen])
         self.register_buffer("directions", directions)
         energy = reconstruction.var(0).sum()
         self.register_buffer("noise_scale", (self.noise * energy / d_in).sqrt())
@@ -89,18 +89,32 @@ class Plant(nn.Module):
         return few[..., position].prod(-1)
 
 
-def _tuples_that_fire(codes: Codes, d_sae: int, size: int, latents: int = 24, least: float = 0.01) -> Tensor:
-    """Tuples of the busiest latents that fire together on at least 1% of the tokens."""
+def _tuples_that_fire(codes: Codes, d_sae: int, size: int, latents: int = 32, least: float = 0.005) -> Tensor:
+    """Tuples of busy latents, the least predictable first, that fire together on at least 0.5% of the tokens.
+
+    A tuple is predictable where a part of it rarely fires without the rest: its product is then nearly one of
+    lower order, which a model of lower order would rightly find.
+    """
     active = Codes((codes.values > 0).to(codes.values.dtype), codes.indices).dense(d_sae)
-    rate = active.mean(0)
-    usual = torch.where(rate < 0.5, rate, torch.zeros_like(rate))  # a latent that always fires makes p linear
-    busiest = usual.topk(min(latents, d_sae)).indices.sort().values.tolist()
-    tuples = [t for t in itertools.combinations(busiest, size) if active[:, list(t)].prod(1).mean() >= least]
-    if not tuples:
+    rates = active.mean(0)
+    usual = torch.where(rates < 0.5, rates, torch.zeros_like(rates))  # one that always fires adds no order
+    chosen = usual.topk(min(latents, d_sae)).indices.sort().values
+    busiest, names = active[:, chosen], chosen.tolist()
+    places = range(len(names))
+    parts = list(itertools.combinations(places, size - 1))
+    products = torch.stack([busiest[:, list(part)].prod(1) for part in parts], dim=1)
+    part_rates = dict(zip(parts, products.mean(0).tolist(), strict=True))
+    rates_with = dict(zip(parts, (products.T @ busiest / len(busiest)).tolist(), strict=True))
+    predictable = {
+        tuple(names[i] for i in t): max(whole / part_rates[p] for p in itertools.combinations(t, size - 1))
+        for t in itertools.combinations(places, size)
+        if (whole := rates_with[t[:-1]][t[-1]]) >= least
+    }
+    if not predictable:
         raise ValueError(
-            f"plant: no {size} latents fire together on 1% of the tokens; allowed are SAEs whose do"
+            f"plant: no {size} latents fire together on 0.5% of the tokens; allowed are SAEs whose do"
         )
-    return torch.tensor(tuples)
+    return torch.tensor(sorted(predictable, key=lambda t: predictable[t]))
 
 
 def _hash(bits: Int64[Tensor, "..."]) -> Int64[Tensor, "..."]:

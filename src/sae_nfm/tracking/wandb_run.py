@@ -37,11 +37,7 @@ class WandbRun:
         self._attempt("logging", lambda run: run.log({**values, _X_AXIS: step}))
 
     def show(
-        self,
-        summary: Mapping[str, float],
-        columns: Sequence[str],
-        rows: list[Sequence[Any]],
-        images: list[Path],
+        self, summary: Mapping[str, float], columns: Sequence[str], rows: list[Any], images: list[Path]
     ) -> None:
         """Set the run's summary, and show a table `conditions` and images, each under its file's name."""
 

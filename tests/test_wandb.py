@@ -1,0 +1,314 @@
+"""What W&B is sent, read back from the files of offline runs; and what happens to a study when W&B fails."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import wandb
+from hydra import compose, initialize_config_dir
+from lightning.pytorch.utilities import rank_zero_only
+
+from fake_results import fake_result
+from sae_nfm import config
+from sae_nfm.__main__ import CONFIG_DIR
+from sae_nfm.compare.studies import read_studies
+from sae_nfm.report.figures import draw_figures
+from sae_nfm.study import Study
+from sae_nfm.tracking.wandb_names import summary
+from sae_nfm.tracking.wandb_runs import WandbRuns
+from small_training import Bench, InterruptAt, Interrupted
+from tiny_studies import SETTINGS, Suite
+from wandb_files import offline_runs
+
+CHOICES = {"lm": "docs_lm", "sae": "topk", "nfm": "full", "ablation": "interaction_only", "experiment": None}
+CONFIG = {"layer": 1, "sae": {"d_sae": 64, "k": 4}, "nfm": {"order": 2}}
+PLAIN = {"project": "tests", "entity": None, "group": None, "tags": ["mine"], "patience": 60}
+PLAIN |= {"offline": False, "weights": False}
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory, monkeypatch):
+    """A machine where nobody has logged in; nothing is written outside of it."""
+    folder = tmp_path_factory.mktemp("home")
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    for name in ("DATA_DIR", "CACHE_DIR", "CONFIG_DIR", "ARTIFACT_DIR"):
+        monkeypatch.setenv(f"WANDB_{name}", str(folder / name.lower()))
+    monkeypatch.setenv("NETRC", str(folder / "netrc"))
+    yield folder
+    wandb.teardown()
+
+
+@pytest.fixture(scope="module")
+def bench(lm, splits):
+    return Bench(lm, splits)
+
+
+@pytest.fixture
+def job(tmp_path):
+    folder = tmp_path / "my_sweep" / "nfm.order-2"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def tracker(folder, **settings):
+    return WandbRuns(folder=folder, choices=CHOICES, settings=CONFIG, **(PLAIN | settings))
+
+
+def train(bench, tracked, artifact, *callbacks, steps=20):
+    bench.train(bench.sae_task(steps), artifact, *callbacks, logger=tracked.stage)
+
+
+def finished(folder):
+    """A result whose figures are drawn."""
+    result = fake_result(baselines=("eps", "cov"))
+    result["pathology"]["sae"]["cov"] = {"value": 1.1, "ci95": [1.0, 1.2]}
+    draw_figures(result, folder / "figures")
+    return result
+
+
+def test_a_study_reads_back_from_its_offline_runs(bench, job, tmp_path, monkeypatch, capsys, caplog):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setenv("WANDB_RUN_GROUP", "my_sweep")
+    tracked, result = tracker(job), finished(job)
+    train(bench, tracked, tmp_path / "0123.partial")
+    tracked.result(result)
+
+    runs = offline_runs(job)
+    assert {job_type: len(found) for job_type, found in runs.items()} == {"sae": 1, "evaluation": 1}
+    (sae,), (evaluation,) = runs["sae"], runs["evaluation"]
+    for run in (sae, evaluation):
+        assert (run.project, run.group, run.name) == ("tests", "my_sweep", "nfm.order-2")
+        assert run.tags == ["docs_lm", "interaction_only", "mine"]
+        columns = {"sae": "topk", "sae.k": 4, "nfm.order": 2, "ablation": "interaction_only", "layer": 1}
+        assert columns.items() <= run.config.items()
+        assert run.exit_code == 0
+    check_curves(sae)
+    check_evaluation(evaluation, result)
+    assert sum("no API key" in record.message for record in caplog.records) == 1
+    assert f"wandb sync {job}/wandb" in capsys.readouterr().out
+
+
+def check_curves(sae):
+    losses = {row["trainer/global_step"]: row["train/loss"] for row in sae.history if "train/loss" in row}
+    assert list(losses) == list(range(20))
+    assert losses[19] < losses[0]
+    validations = [row for row in sae.history if "validation/explained_variance" in row]
+    assert [row["trainer/global_step"] for row in validations] == [9, 19, 20]
+    assert sae.artifacts == []
+
+
+def check_evaluation(evaluation, result):
+    sae = result["conditions"]["sae"]
+    expected = {
+        "kl/sae/mean": sae["kl"]["mean"],
+        "kl/sae/ci_low": sae["kl"]["ci95"][0],
+        "kl/sae/ci_high": sae["kl"]["ci95"][1],
+        "kl/eps(sae_nfm)/mean": result["conditions"]["eps(sae_nfm)"]["kl"]["mean"],
+        "ce_increase/sae": sae["ce_increase"],
+        "reduction": result["reduction"]["value"],
+        "reduction/ci_high": result["reduction"]["ci95"][1],
+        "mse_reduction": result["mse_reduction"]["value"],
+        "marginal_interaction": 0.0014,
+        "marginal_interaction/absolute": 0.0022,
+        "pathology/sae": result["pathology"]["sae"]["eps"]["value"],
+        "pathology/sae/cov": 1.1,
+        "pathology/sae_nfm": result["pathology"]["sae_nfm"]["eps"]["value"],
+        "sae/explained_variance": 0.81,
+        "sae/l0": 32.0,
+        "sae/dead_fraction": 0.02,
+        "nfm/interaction_share": 0.05,
+        "measurements": 280000,
+    }
+    assert {name: evaluation.summary[name] for name in expected} == pytest.approx(expected)
+    columns, rows = evaluation.table("conditions")
+    assert [row[0] for row in rows][:4] == ["clean", "sae", "eps(sae)", "cov(sae)"]
+    row = dict(zip(columns, rows[2], strict=True))
+    assert (row["reconstruction"], row["baseline"]) == ("sae", "eps")
+    assert row["kl"] == result["conditions"]["eps(sae)"]["kl"]["mean"]
+    images = {name.split(".")[0] for name in evaluation.summary if name.startswith("figures/")}
+    assert images == {
+        f"figures/{path.stem}" for path in (Path(evaluation.folder).parents[1]).glob("figures/*")
+    }
+
+
+def test_an_interrupted_stage_goes_on_in_its_run(bench, tmp_path):
+    artifact, folders = tmp_path / "0123.partial", [tmp_path / name for name in ("first", "second")]
+    for folder in folders:
+        folder.mkdir()
+    with pytest.raises(Interrupted):
+        train(bench, tracker(folders[0]), artifact, InterruptAt(60), steps=80)
+    train(bench, tracker(folders[1]), artifact, steps=80)
+
+    (first,), (second,) = (offline_runs(folder)["sae"] for folder in folders)
+    assert first.id == second.id == (artifact / "wandb_run_id").read_text()
+    assert (first.exit_code, second.exit_code) == (1, 0)
+    assert max(row["trainer/global_step"] for row in first.history) >= 58
+    assert min(row["trainer/global_step"] for row in second.history) == 50
+
+
+def test_evaluating_again_goes_on_in_the_same_run(job, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for folder in (job, job, elsewhere):
+        tracker(folder).result(fake_result())
+    first, second = offline_runs(job)["evaluation"]
+    (other,) = offline_runs(elsewhere)["evaluation"]
+    assert first.id == second.id != other.id
+    assert other.group == other.name == "elsewhere"
+
+
+def test_weights_are_artifacts_where_asked(bench, job, tmp_path):
+    train(bench, tracker(job, weights=True), tmp_path / "0123.partial")
+    assert offline_runs(job)["sae"][0].artifacts == [("sae", "sae-0123")]
+
+
+def test_other_processes_than_the_first_are_silent(bench, job, tmp_path, monkeypatch):
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    with tracker(job).stage("sae", tmp_path) as curves:
+        curves.log_metrics({"train/loss": 1.0}, 0)
+    assert not (job / "wandb").exists()
+
+
+def test_the_run_of_a_sweeps_agent_is_the_evaluations(job, tmp_path, monkeypatch):
+    parameters = tmp_path / "parameters.yaml"
+    parameters.write_text("wandb_version: 1\nnfm.order: {value: 2}\n")
+    monkeypatch.setenv("WANDB_SWEEP_ID", "swept")
+    monkeypatch.setenv("WANDB_RUN_ID", "agents")
+    monkeypatch.setenv("WANDB_SWEEP_PARAM_PATH", str(parameters))
+    tracked = tracker(job)
+    with tracked.stage("sae", tmp_path):
+        pass
+    tracked.result(fake_result())
+
+    (sae,), (evaluation,) = (offline_runs(job)[name] for name in ("sae", "evaluation"))
+    assert (evaluation.id, evaluation.run.sweep_id, evaluation.group) == ("agents", "swept", "swept")
+    assert (sae.run.sweep_id, sae.group) == ("", "swept")
+    assert sae.id != "agents"
+
+
+class Broken:
+    """Stands for `wandb.init` where there is no server."""
+
+    def __init__(self, offline_too):
+        self.asked, self.offline_too, self.works = [], offline_too, wandb.init
+
+    def __call__(self, **settings):
+        self.asked.append(settings["mode"])
+        if self.offline_too or settings["mode"] is None:
+            raise wandb.errors.CommError("no route to host")
+        return self.works(**settings)
+
+
+def test_without_the_server_runs_are_kept_offline(job, tmp_path, monkeypatch, caplog):
+    broken = Broken(offline_too=False)
+    monkeypatch.setattr(wandb, "init", broken)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    tracked = tracker(job)
+    with tracked.stage("sae", tmp_path) as curves:
+        curves.log_metrics({"train/loss": 1.0}, 0)
+    tracked.result(fake_result())
+    assert broken.asked == [None, "offline", "offline"]
+    assert "no route to host" in caplog.text
+    assert list(offline_runs(job)) == ["sae", "evaluation"]
+
+
+@pytest.mark.parametrize("method", ["log", "define_metric", "finish"])
+def test_a_run_that_breaks_harms_nothing(job, tmp_path, monkeypatch, caplog, method):
+    def break_(*args, **settings):
+        raise ConnectionResetError("broken pipe")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(wandb.Run, method, break_)
+        tracked = tracker(job, offline=True)
+        with tracked.stage("sae", tmp_path) as curves:
+            curves.log_metrics({"train/loss": 1.0}, 0)
+            curves.log_metrics({"train/loss": 1.0}, 1)
+    told = [record for record in caplog.records if "broken pipe" in record.message]
+    assert [record.levelno for record in told] == [logging.WARNING]
+    tracked.result(fake_result())
+    assert offline_runs(job)["evaluation"][0].exit_code == 0
+
+
+def test_a_study_does_without_wandb(tmp_path, corpus_file, monkeypatch, caplog):
+    monkeypatch.setattr(wandb, "init", Broken(offline_too=True))
+    config.register()
+    overrides = [*SETTINGS, f"corpus.path={corpus_file}", f"artifacts={tmp_path / 'artifacts'}", "evaluation.reconstructions=[sae]"]
+    with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
+        cfg = compose("study", [*overrides, "logger=wandb_offline", "evaluation.draws=1", "eval_tokens=200"])
+    Study(cfg, tmp_path, {"command": "", "choices": CHOICES}).run()
+    assert "sae" in json.loads((tmp_path / "result.json").read_text())["conditions"]
+    assert "not even offline" in caplog.text
+
+
+def test_what_was_not_measured_is_left_out():
+    result = fake_result(reconstructions=("sae",))
+    result["sae"]["dead_fraction"] = None
+    found = summary(result)
+    assert {"kl/sae/mean", "pathology/sae", "sae/l0"} <= set(found)
+    assert not any(name.startswith(("nfm", "reduction", "marginal", "sae/dead")) for name in found)
+    assert summary({"conditions": {"sae": {"kl": {"mean": 1.0}}}}) == {"kl/sae/mean": 1.0}
+
+
+def test_comparing_overlooks_wandbs_own_files(tmp_path):
+    own = tmp_path / "job" / "wandb" / "run-1" / "files"
+    own.mkdir(parents=True)
+    (own / "config.yaml").touch()
+    (tmp_path / "job" / "result.json").write_text(json.dumps(fake_result()))
+    studies, problems = read_studies([tmp_path])
+    assert (len(studies), problems) == (1, [])
+
+
+@pytest.mark.slow
+def test_an_offline_sweep_reads_back(tmp_path, corpus_file):
+    suite = Suite(tmp_path, corpus_file)
+    command = ("-m", "nfm.order=2,3", "logger=wandb", "hydra.sweep.dir=multirun/orders")
+    status, printed = suite.run(*command)
+    assert status == 0, printed
+    assert "wandb sync multirun/orders/*/wandb" in printed
+    runs = {job: offline_runs(tmp_path / "multirun/orders" / job) for job in ("nfm.order-2", "nfm.order-3")}
+    # The second job finds the SAE that the first has trained.
+    assert [list(found) for found in runs.values()] == [["sae", "nfm", "evaluation"], ["nfm", "evaluation"]]
+    for order, (job, found) in zip((2, 3), runs.items(), strict=True):
+        result = suite.result(f"multirun/orders/{job}")
+        for run in (run for of_type in found.values() for run in of_type):
+            assert (run.group, run.name, run.tags) == ("orders", job, ["docs_lm", "none"])
+            assert (run.config["nfm"], run.config["nfm.order"], run.config["ablation"]) == (
+                "full",
+                order,
+                "none",
+            )
+        (evaluation,) = found["evaluation"]
+        kl = result["conditions"]["sae_nfm"]["kl"]
+        assert evaluation.summary["kl/sae_nfm/mean"] == pytest.approx(kl["mean"])
+        assert evaluation.summary["reduction"] == pytest.approx(result["reduction"]["value"])
+        assert len(evaluation.table("conditions")[1]) == len(result["conditions"])
+    check_syncable(tmp_path / "multirun/orders", count=5)
+
+    status, printed = suite.run(*command)
+    assert status == 0, printed
+    assert len(list((tmp_path / "multirun").glob("orders/*/wandb/offline-run-*"))) == 5
+
+
+def check_syncable(sweep, count):
+    """The printed command finds the runs."""
+    folders = [str(path) for path in sweep.glob("*/wandb")]
+    command = [sys.executable, "-m", "wandb", "sync", "--dry-run", *folders]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert f"Would sync {count} run(s)" in shown.stderr + shown.stdout
+
+
+@pytest.mark.slow
+def test_a_server_that_is_not_there_costs_no_result(tmp_path, corpus_file, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("WANDB_INIT_TIMEOUT", "3")
+    status, printed = Suite(tmp_path, corpus_file).run("logger=wandb", "hydra.run.dir=run")
+    assert status == 0, printed
+    assert (tmp_path / "run/result.json").exists()
+    assert "going on offline" in printed
+    assert list(offline_runs(tmp_path / "run")) == ["sae", "nfm", "evaluation"]

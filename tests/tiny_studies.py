@@ -1,0 +1,73 @@
+"""Studies of seconds, run as a user runs them: `python -m sae_nfm …` in processes of their own."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+SETTINGS = [
+    *("corpus=text", "layer=1", "context=32", "sae.d_sae=64", "sae.k=4", "nfm.d_embed=8", "logger=none"),
+    *("train_tokens=8192", "batch_tokens=1024", "pool_tokens=4096", "validation_tokens=1000", "trainer=cpu"),
+    *("eval_tokens=700", "evaluation.draws=2", "evaluation.baselines=[eps]", "evaluation.resamples=20"),
+    *("splits.validation=0.2", "splits.test=0.2"),
+]
+
+
+class Suite:
+    """Runs tiny studies that share a corpus and a store.
+
+    Args:
+        folder: working directory of the studies.
+        corpus: a text file.
+    """
+
+    def __init__(self, folder: Path, corpus: Path):
+        self.folder = folder
+        self.settings = [*SETTINGS, f"corpus.path={corpus}"]
+
+    def start(self, *overrides: str) -> subprocess.Popen:
+        """A study or a sweep under way; what it prints goes to `printed.log`."""
+        environment = os.environ | {"PYTHONPATH": str(TESTS)}
+        with (self.folder / "printed.log").open("w") as printed:
+            return subprocess.Popen(
+                [sys.executable, "-m", "sae_nfm", *self.settings, *overrides],
+                cwd=self.folder, env=environment, stdout=printed, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+
+    def run(self, *overrides: str, timeout: float = 400) -> tuple[int, str]:
+        """Exit status and output of a study or a sweep."""
+        status = self.start(*overrides).wait(timeout)
+        return status, (self.folder / "printed.log").read_text()
+
+    def artifacts(self, kind: str) -> list[str]:
+        """What is in the store, finished or not; locks left out."""
+        return [path.name for path in (self.folder / "artifacts" / kind).iterdir() if path.suffix != ".lock"]
+
+    def result(self, study: str) -> dict:
+        return json.loads((self.folder / study / "result.json").read_text())
+
+    def jobs(self, sweep: str) -> dict[str, dict]:
+        """`job.json` of every job."""
+        records = sorted((self.folder / sweep).glob("*/job.json"))
+        return {record.parent.name: json.loads(record.read_text()) for record in records}
+
+    def processes(self) -> dict[int, str]:
+        """Processes that are about this suite's folder or corpus, by id."""
+        listed = subprocess.run(["ps", "-eo", "pid=,stat=,args="], capture_output=True, text=True, check=True)
+        rows = [line.split(None, 2) for line in listed.stdout.splitlines()]
+        about = (str(self.folder), self.settings[-1])
+        return {
+            int(pid): args for pid, stat, args in rows if stat[0] != "Z" and any(a in args for a in about)
+        }
+
+
+def wait_until(happened, seconds: float = 120):
+    """What `happened` returns once it is true."""
+    deadline = time.monotonic() + seconds
+    while not (found := happened()):
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.1)
+    return found
