@@ -145,7 +145,7 @@ def test_the_command_is_that_of_one_study(tmp_path):
 
 @pytest.mark.slow
 def test_two_jobs_at_a_time_train_their_sae_once(suite):
-    status, printed = suite.run("-m", "nfm.order=1,2", "hydra/launcher=local", "hydra.sweep.dir=sweep")
+    status, printed = suite.run("nfm.order=1,2", "hydra/launcher=local", "hydra.sweep.dir=sweep", sweep=True)
     assert status == 0, printed
     assert {job["state"] for job in suite.jobs("sweep").values()} == {"done"}
     assert len(suite.artifacts("sae")) == 1
@@ -157,8 +157,8 @@ def test_two_jobs_at_a_time_train_their_sae_once(suite):
 
 @pytest.mark.slow
 def test_of_four_jobs_the_one_that_was_killed_is_run_again(suite):
-    sweep = ("-m", "nfm.order=1,2,3,4", "hydra.sweep.dir=sweep")
-    started = suite.start(*sweep)
+    sweep = ("nfm.order=1,2,3,4", "hydra.sweep.dir=sweep")
+    started = suite.start(*sweep, sweep=True)
     of_third = "hydra.run.dir='" + str(suite.folder / "sweep" / "nfm.order-3")
     (third,) = wait_until(lambda: [pid for pid, args in suite.processes().items() if of_third in args], 300)
     time.sleep(1)
@@ -168,7 +168,7 @@ def test_of_four_jobs_the_one_that_was_killed_is_run_again(suite):
     assert states.pop("nfm.order-3") == ("failed", "killed by SIGKILL")
     assert set(states.values()) == {("done", "")}
     times = {name: (suite.folder / "sweep" / name / "result.json").stat().st_mtime for name in states}
-    status, printed = suite.run(*sweep)
+    status, printed = suite.run(*sweep, sweep=True)
     assert status == 0, printed
     jobs = suite.jobs("sweep")
     assert jobs.pop("nfm.order-3")["state"] == "done"
@@ -180,7 +180,7 @@ def test_of_four_jobs_the_one_that_was_killed_is_run_again(suite):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_sweep_that_is_ended_leaves_no_process(suite, number):
-    started = suite.start("-m", "nfm.order=1,2", "trainer=ddp_cpu", "hydra.sweep.dir=sweep")
+    started = suite.start("nfm.order=1,2", "trainer=ddp_cpu", "hydra.sweep.dir=sweep", sweep=True)
     wait_until(lambda: len(suite.processes()) == 3)  # the sweep, its first job, and that one's second rank
     started.send_signal(number)
     started.wait(30)

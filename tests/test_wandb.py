@@ -239,7 +239,7 @@ def test_a_study_does_without_wandb(tmp_path, corpus_file, monkeypatch, caplog):
     config.register()
     overrides = [*SETTINGS, f"corpus.path={corpus_file}", f"artifacts={tmp_path / 'artifacts'}", "evaluation.reconstructions=[sae]"]
     with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
-        cfg = compose("study", [*overrides, "logger=wandb_offline", "evaluation.draws=1", "eval_tokens=200"])
+        cfg = compose("study", [*overrides, "logger=wandb_offline", "evaluation.matched=[sae]", "eval_tokens=200"])
     Study(cfg, tmp_path, {"command": "", "choices": CHOICES}).run()
     assert "sae" in json.loads((tmp_path / "result.json").read_text())["conditions"]
     assert "not even offline" in caplog.text

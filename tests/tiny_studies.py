@@ -28,18 +28,19 @@ class Suite:
         self.folder = folder
         self.settings = [*SETTINGS, f"corpus.path={corpus}"]
 
-    def start(self, *overrides: str) -> subprocess.Popen:
+    def start(self, *overrides: str, sweep: bool = False) -> subprocess.Popen:
         """A study or a sweep under way; what it prints goes to `printed.log`."""
         environment = os.environ | {"PYTHONPATH": str(TESTS)}
+        flags = ["-m"] if sweep else []
         with (self.folder / "printed.log").open("w") as printed:
             return subprocess.Popen(
-                [sys.executable, "-m", "sae_nfm", *self.settings, *overrides],
+                [sys.executable, "-m", "sae_nfm", *flags, *self.settings, *overrides],
                 cwd=self.folder, env=environment, stdout=printed, stderr=subprocess.STDOUT,
             )  # fmt: skip
 
-    def run(self, *overrides: str, timeout: float = 400) -> tuple[int, str]:
+    def run(self, *overrides: str, sweep: bool = False, timeout: float = 400) -> tuple[int, str]:
         """Exit status and output of a study or a sweep."""
-        status = self.start(*overrides).wait(timeout)
+        status = self.start(*overrides, sweep=sweep).wait(timeout)
         return status, (self.folder / "printed.log").read_text()
 
     def artifacts(self, kind: str) -> list[str]:

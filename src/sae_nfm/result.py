@@ -60,20 +60,20 @@ def _headlines(summary: Summary, pairs: list[tuple[str, str]]) -> dict[str, Any]
         "marginal_interaction": {
             "absolute": as_json(summary.difference("kl", "sae_linear", "sae_nfm")),
             "share": as_json(summary.reduction("kl", "sae_nfm", "sae_linear")),
-            **_against_the_best_linear(summary),
+            **_other_shares(summary),
         }
         if both and linear
         else None,
     }
 
 
-def _against_the_best_linear(summary: Summary) -> dict[str, Any]:
-    """The share over a decoder refitted exactly, and the same of a model that knows what was planted."""
-    if "refit" not in summary.names:
-        return {}
-    shares = {"share_over_refit": as_json(summary.reduction("kl", "sae_nfm", "refit"))}
+def _other_shares(summary: Summary) -> dict[str, Any]:
+    """The share over a decoder refitted exactly, and that of a model that knows what was planted."""
+    shares = {}
+    if "refit" in summary.names:
+        shares["share_over_refit"] = as_json(summary.reduction("kl", "sae_nfm", "refit"))
     if "sae_planted" in summary.names:
-        shares["planted_share"] = as_json(summary.reduction("kl", "sae_planted", "refit"))
+        shares["planted_share"] = as_json(summary.reduction("kl", "sae_planted", "sae_linear"))
     return shares
 
 

@@ -1,4 +1,4 @@
-"""The schema of a study's configuration, without what it configures: processes that only wait need no more."""
+"""A study's configuration, without what it configures: processes that only wait need no more."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -185,6 +185,15 @@ def test_batches_and_stacks_make_no_difference(lm, splits, run, batch_size, rows
         np.testing.assert_array_equal(found.sums[name], run.sums[name], err_msg=name)
 
 
+def test_stacked_conditions_keep_their_own_residual_stream(lm, splits):
+    """At `mlp_out` the suffix needs what the layer was given, besides what is spliced in."""
+    site = Site(1, "mlp_out")
+    stacked, alone = (evaluate(lm, splits, site=site, rows=rows) for rows in (64, 1))
+    for condition in alone.task.conditions:
+        name = condition.name
+        torch.testing.assert_close(stacked.kl(name), alone.kl(name), rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize("matched", ["sae", "sae_nfm"])
 def test_eps_is_as_far_from_the_activation_as_the_reconstruction_it_is_matched_to(run, matched):
     def distance(spliced):

@@ -89,8 +89,8 @@ class Plant(nn.Module):
         return few[..., position].prod(-1)
 
 
-def _tuples_that_fire(codes: Codes, d_sae: int, size: int, latents: int = 32, least: float = 0.005) -> Tensor:
-    """Tuples of busy latents, the least predictable first, that fire together on at least 0.5% of the tokens.
+def _tuples_that_fire(codes: Codes, d_sae: int, size: int, latents: int = 32, least: float = 0.01) -> Tensor:
+    """Tuples of busy latents, the least predictable first, that fire together on at least 1% of the tokens.
 
     A tuple is predictable where a part of it rarely fires without the rest: its product is then nearly one of
     lower order, which a model of lower order would rightly find.
@@ -112,7 +112,7 @@ def _tuples_that_fire(codes: Codes, d_sae: int, size: int, latents: int = 32, le
     }
     if not predictable:
         raise ValueError(
-            f"plant: no {size} latents fire together on 0.5% of the tokens; allowed are SAEs whose do"
+            f"plant: no {size} latents fire together on 1% of the tokens; allowed are SAEs whose do"
         )
     return torch.tensor(sorted(predictable, key=lambda t: predictable[t]))
 

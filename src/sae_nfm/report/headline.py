@@ -28,11 +28,9 @@ def facts(result: Mapping[str, Any]) -> list[str]:
     """What was measured and on how much, in a few words each."""
     site, sae, lm = result.get("site") or {}, result.get("sae") or {}, result.get("lm") or {}
     explained = estimate(sae.get("explained_variance"))
+    model = str(lm.get("path") or "").rstrip("/").rpartition("/")[2]
     found = (
-        (
-            lm.get("path"),
-            f"{str(lm.get('path')).rstrip('/').rpartition('/')[2]}, layer {site.get('layer')} {site.get('hook')}",
-        ),
+        (model, f"{model}, layer {site.get('layer')} {site.get('hook')}"),
         (sae.get("d_sae"), f"SAE of {_count(sae.get('d_sae'))} latents, {_count(sae.get('l0'))} active"),
         (explained, f"explained variance {format_value(explained, 1, '%')}"),
         (result.get("context"), f"context {result.get('context')}"),
