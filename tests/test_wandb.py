@@ -5,14 +5,17 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import wandb
 from hydra import compose, initialize_config_dir
 from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import OmegaConf
 
 from fake_results import fake_result
+import sae_nfm.sweep  # names its resolver
 from sae_nfm import config
 from sae_nfm.__main__ import CONFIG_DIR
 from sae_nfm.compare.studies import read_studies
@@ -23,6 +26,7 @@ from sae_nfm.tracking.wandb_runs import WandbRuns
 from small_training import Bench, InterruptAt, Interrupted
 from tiny_studies import SETTINGS, Suite
 from wandb_files import offline_runs
+from wandb_server import Server
 
 CHOICES = {"lm": "docs_lm", "sae": "topk", "nfm": "full", "ablation": "interaction_only", "experiment": None}
 CONFIG = {"layer": 1, "sae": {"d_sae": 64, "k": 4}, "nfm": {"order": 2}}
@@ -207,7 +211,7 @@ class Broken:
 def test_without_the_server_runs_are_kept_offline(job, tmp_path, monkeypatch, caplog):
     broken = Broken(offline_too=False)
     monkeypatch.setattr(wandb, "init", broken)
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setattr(wandb, "login", lambda **settings: True)
     tracked = tracker(job)
     with tracked.stage("sae", tmp_path) as curves:
         curves.log_metrics({"train/loss": 1.0}, 0)
@@ -237,9 +241,10 @@ def test_a_run_that_breaks_harms_nothing(job, tmp_path, monkeypatch, caplog, met
 def test_a_study_does_without_wandb(tmp_path, corpus_file, monkeypatch, caplog):
     monkeypatch.setattr(wandb, "init", Broken(offline_too=True))
     config.register()
-    overrides = [*SETTINGS, f"corpus.path={corpus_file}", f"artifacts={tmp_path / 'artifacts'}", "evaluation.reconstructions=[sae]"]
+    overrides = [*SETTINGS, f"corpus.path={corpus_file}", f"artifacts={tmp_path / 'artifacts'}"]
+    overrides += ["logger=wandb_offline", "evaluation.reconstructions=[sae]", "evaluation.matched=[sae]"]
     with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
-        cfg = compose("study", [*overrides, "logger=wandb_offline", "evaluation.matched=[sae]", "eval_tokens=200"])
+        cfg = compose("study", overrides)
     Study(cfg, tmp_path, {"command": "", "choices": CHOICES}).run()
     assert "sae" in json.loads((tmp_path / "result.json").read_text())["conditions"]
     assert "not even offline" in caplog.text
@@ -261,6 +266,21 @@ def test_comparing_overlooks_wandbs_own_files(tmp_path):
     (tmp_path / "job" / "result.json").write_text(json.dumps(fake_result()))
     studies, problems = read_studies([tmp_path])
     assert (len(studies), problems) == (1, [])
+
+
+def test_the_agents_command_composes():
+    sweep = OmegaConf.to_container(OmegaConf.load(Path(CONFIG_DIR) / "wandb_sweep.yaml"), resolve=False)
+    parts = sweep["command"]
+    assert parts[:4] == ["${env}", "${interpreter}", "-m", "sae_nfm"]
+    assert parts[-1] == "${args_no_hyphens}"
+    chosen = [f"{name}={values['values'][-1]}" for name, values in sweep["parameters"].items()]
+    config.register()
+    with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
+        cfg = compose("study", [*parts[4:-1], *chosen], return_hydra_config=True)
+    varied = "ablation-interaction_only,nfm.order-4,sae.k-32"
+    assert cfg.hydra.run.dir == f"runs/wandb_sweep/{varied}"
+    assert cfg.logger._target_ == "sae_nfm.tracking.wandb_runs.WandbRuns"
+    assert summary(fake_result())[sweep["metric"]["name"]] == fake_result()["reduction"]["value"]
 
 
 @pytest.mark.slow
@@ -302,13 +322,50 @@ def check_syncable(sweep, count):
     assert f"Would sync {count} run(s)" in shown.stderr + shown.stdout
 
 
+@pytest.fixture
+def server(monkeypatch):
+    """A server to which the user has a key."""
+    server = Server()
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", server.url)
+    monkeypatch.setenv("WANDB_INIT_TIMEOUT", "3")
+    yield server
+    server.stop()
+
+
+def test_with_a_key_runs_go_to_the_server(job, tmp_path, server, capsys):
+    tracked = tracker(job)
+    with tracked.stage("sae", tmp_path) as curves:
+        curves.log_metrics({"train/loss": 1.0}, 0)
+    run = server.runs[0]
+    assert (run["project"], run["jobType"], run["displayName"]) == ("tests", "sae", "nfm.order-2")
+    assert (run["groupName"], run["tags"]) == ("nfm.order-2", ["docs_lm", "interaction_only", "mine"])
+    assert json.loads(run["config"])["sae.k"]["value"] == 4
+    assert "wandb sync" not in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_server_that_goes_away_costs_patience_only(job, tmp_path, server, caplog):
+    tracked, started = tracker(job, patience=5), time.monotonic()
+    with tracked.stage("sae", tmp_path) as curves:
+        curves.log_metrics({"train/loss": 1.0}, 0)
+        server.stop()
+        curves.log_metrics({"train/loss": 1.0}, 1)
+    tracked.result(fake_result())
+    assert time.monotonic() - started < 80
+    assert "Timed out finishing run" in caplog.text
+    assert list(offline_runs(job)) == ["evaluation"]
+
+
 @pytest.mark.slow
 def test_a_server_that_is_not_there_costs_no_result(tmp_path, corpus_file, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_INIT_TIMEOUT", "3")
+    started = time.monotonic()
     status, printed = Suite(tmp_path, corpus_file).run("logger=wandb", "hydra.run.dir=run")
     assert status == 0, printed
     assert (tmp_path / "run/result.json").exists()
     assert "going on offline" in printed
     assert list(offline_runs(tmp_path / "run")) == ["sae", "nfm", "evaluation"]
+    assert time.monotonic() - started < 300

@@ -57,7 +57,7 @@ class Suite:
 
     def processes(self) -> dict[int, str]:
         """Processes that are about this suite's folder or corpus, by id."""
-        listed = subprocess.run(["ps", "-eo", "pid=,stat=,args="], capture_output=True, text=True, check=True)
+        listed = subprocess.run(["ps", "-ww", "-eo", "pid=,stat=,args="], capture_output=True, text=True, check=True)
         rows = [line.split(None, 2) for line in listed.stdout.splitlines()]
         about = (str(self.folder), self.settings[-1])
         return {

@@ -78,7 +78,7 @@ def offline_runs(folder):
     """The runs below a run folder, by job type, in the order in which they began."""
     wandb.teardown()  # waits until all is written
     found = {}
-    for path in sorted(Path(folder).glob("wandb/offline-run-*")):
-        run = OfflineRun(path)
+    runs = [OfflineRun(path) for path in Path(folder).glob("wandb/offline-run-*")]
+    for run in sorted(runs, key=lambda run: run.run.start_time.ToNanoseconds()):
         found.setdefault(run.job_type, []).append(run)
     return found

@@ -1,5 +1,6 @@
 """How far a spliced next-token distribution is from the clean one, token by token."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -83,7 +84,8 @@ def _top_n(clean: Clean, log_q: Tensor, difference: Tensor) -> list[Tensor]:
     p_rest, q_rest = ((1 - part.sum(-1)).clamp_min(1e-30) for part in (p_top, q_top))
     later = torch.triu(torch.ones(n, n, dtype=torch.bool, device=top.device), diagonal=1)
     order = (log_top_q.unsqueeze(-1) - log_top_q.unsqueeze(-2)).sign()[:, later]
-    half_p, half_q = (log_p_or_q - torch.log(0.5 * (clean.p + q)) for log_p_or_q in (clean.log_p, log_q))
+    log_m = torch.logaddexp(clean.log_p, log_q) - math.log(2)  # finite where both probabilities underflow
+    half_p, half_q = clean.log_p - log_m, log_q - log_m
     best = log_q.gather(-1, clean.argmax.unsqueeze(-1))
     return [
         torch.linalg.vecdot(p_top, difference.gather(-1, top)) + p_rest * (p_rest / q_rest).log(),

@@ -132,7 +132,7 @@ class EvaluationSums(Metric):
 def histogram_bin(kl: Float[Tensor, " value"]) -> Int64[Tensor, " value"]:
     """Bin of each value; rounding may leave a KL of 0 slightly negative, which falls in the first bin."""
     exponent = (kl.clamp_min(HISTOGRAM_MIN) / HISTOGRAM_MIN).log() / torch.log(kl.new_tensor(HISTOGRAM_RATIO))
-    return exponent.long().clamp_(0, HISTOGRAM_BINS - 1)
+    return exponent.clamp(0, HISTOGRAM_BINS - 1).long()
 
 
 def histogram_edges() -> Float[Tensor, " edge"]:

@@ -18,7 +18,7 @@ from sae_nfm.evaluation.divergence import Clean, divergence
 from sae_nfm.evaluation.export import TokenExport
 from sae_nfm.evaluation.metrics import EvaluationSums, TokenValues, measures
 from sae_nfm.evaluation.surroundings import Surroundings
-from sae_nfm.lm import LanguageModel, Prefix, Site
+from sae_nfm.lm import LanguageModel, Site
 from sae_nfm.models.autoencoder import Autoencoder, Parts
 from sae_nfm.models.codes import Codes
 from sae_nfm.training.quality import DictionaryQuality
@@ -137,9 +137,10 @@ class EvaluationTask(LightningModule):
         scored = self.scored.scored(numbers, tokens)
         prefix = self.lm.prefix(tokens, self.site)
         batch = self._spliceable(prefix.activation, numbers)
-        clean_logits = self._clean_logits(prefix, batch)
+        activation = prefix.activation if self.autoencoder.plant is None else batch.x
+        clean_logits = self.lm.suffix(activation, prefix.resid, self.site)
         clean = Clean.of(clean_logits, tokens, self.settings.top_n)
-        replacements = self._replacements(batch, self.scored.replaced(scored))
+        replacements = self._replacements(batch, activation, self.scored.replaced(scored))
         by_measure, kl_draws = self._measure(clean, clean_logits, replacements, prefix.resid)
         has_target = scored & (clean.targets >= 0)
         has_target[:, :-1] &= scored[:, 1:]
@@ -155,11 +156,6 @@ class EvaluationTask(LightningModule):
         parts = self.autoencoder(activation.to(self.autoencoder.normalizer.scale.dtype))
         return Spliceable(parts.x, parts, numbers, self.settings.seed, self.surroundings)
 
-    def _clean_logits(self, prefix: Prefix, batch: Spliceable) -> Float[Tensor, "block pos d_vocab"]:
-        """The run with the activation that is explained: the model's own, or the planted one."""
-        activation = prefix.activation if self.autoencoder.plant is None else batch.x
-        return self.lm.suffix(activation, prefix.resid, self.site)
-
     def _bank_errors(self, surroundings: Surroundings) -> dict[str, Tensor]:
         """R − x on the bank, for every R that a baseline wants it of."""
         wanted = {
@@ -169,7 +165,10 @@ class EvaluationTask(LightningModule):
         return {name: (self.reconstructions[name](bank) - bank.x)[0] for name in wanted if name}
 
     def _replacements(
-        self, batch: Spliceable, replaced: Bool[Tensor, "block pos"]
+        self,
+        batch: Spliceable,
+        activation: Float[Tensor, "block pos d_model"],
+        replaced: Bool[Tensor, "block pos"],
     ) -> Iterator[tuple[int, Float[Tensor, "block pos d_model"], Float[Tensor, "distance block pos"]]]:
         """Condition number, spliced activation and its distances, for every draw of every condition."""
         made = {name: make(batch) for name, make in self.reconstructions.items()}
@@ -184,7 +183,7 @@ class EvaluationTask(LightningModule):
                 error = (out - batch.x).norm(dim=-1)
                 cosine = torch.cosine_similarity(out, batch.x, dim=-1)
                 distances = torch.stack([error.pow(2) / out.shape[-1], error, cosine])
-                yield number, torch.where(replaced.unsqueeze(-1), out, batch.x), distances
+                yield number, torch.where(replaced.unsqueeze(-1), out, activation), distances
 
     def _measure(
         self,

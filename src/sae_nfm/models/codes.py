@@ -100,7 +100,7 @@ class _EncodeTopK(torch.autograd.Function):
         return values, indices
 
     @staticmethod
-    def backward(ctx, grad: Tensor, _: None) -> tuple[Tensor | None, Tensor, Tensor, None]:  # noqa: ANN001
+    def backward(ctx, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, Tensor, Tensor, None]:  # noqa: ANN001
         x, weight, values, indices = ctx.saved_tensors
         grad = grad * (values > 0)
         grad_x = (

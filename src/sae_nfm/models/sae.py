@@ -47,11 +47,17 @@ class TopKSAE(nn.Module):
 
     @torch.no_grad()
     def initialize_(self, sample: Float[Tensor, "token d_in"]) -> None:
-        """Put `b_dec` at the centre of a sample of normalised training activations."""
+        """Fit what is not random to a sample of normalised training activations.
+
+        `b_dec` goes to their centre, and the encoder, which starts as the decoder's transpose, is scaled so
+        that the first reconstructions have the best norm: k unit directions that overlap would overshoot.
+        """
         if self.b_dec_init == "geometric_median":
             self.b_dec.copy_(geometric_median(sample))
         elif self.b_dec_init == "mean":
             self.b_dec.copy_(sample.mean(0))
+        centred, decoded = sample - self.b_dec, self(sample) - self.b_dec
+        self.W_enc_rows.mul_((centred * decoded).sum() / decoded.pow(2).sum().clamp_min(1e-12))
 
     def encode(self, x: Float[Tensor, "... d_in"]) -> Codes:
         """The k active latents of every token."""

@@ -1,8 +1,11 @@
 """One run of Weights & Biases that cannot do a study any harm."""
 
 import logging
+import shlex
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import wandb
@@ -11,17 +14,19 @@ from lightning.pytorch.utilities import rank_zero_only
 
 log = logging.getLogger(__name__)
 _X_AXIS = "trainer/global_step"
+_GRACE = 20.0  # seconds
 
 
 class WandbRun:
-    """A W&B run whose errors are told in a line, after which it takes nothing any more.
+    """A W&B run whose errors are told in a line, after which it takes nothing more.
 
     Args:
         run: the run; None where it could not be opened, and in processes other than the first.
     """
 
     def __init__(self, run: wandb.Run | None) -> None:
-        self._run = run
+        self._run, self._broken = run, False
+        self._folder = run and shlex.quote(run.settings.sync_dir)
 
     def draw_over_steps(self) -> None:
         """Make the training step the x-axis of all curves, also where a resumed run repeats some."""
@@ -43,8 +48,8 @@ class WandbRun:
 
         def send(run: wandb.Run) -> None:
             run.summary.update(dict(summary))
-            media = {f"figures/{path.stem}": wandb.Image(str(path)) for path in images}
-            run.log({"conditions": wandb.Table(columns=list(columns), data=rows), **media})
+            run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in images})
+            run.log({"conditions": wandb.Table(columns=list(columns), data=rows)})
 
         self._attempt("sending the result", send)
 
@@ -59,21 +64,39 @@ class WandbRun:
         self._attempt("sending an artifact", upload)
 
     def finish(self, exit_code: int = 0) -> None:
-        """Hand over what is left, and close the run."""
+        """Hand over what is left, close the run, and end the process that W&B has for it."""
+        if self._run is None:
+            return
+        self._broken = False
         self._attempt("finishing", lambda run: run.finish(exit_code=exit_code))
         self._run = None
+        end_service()
 
     def _attempt(self, what: str, act: Callable[[wandb.Run], Any]) -> None:
-        if self._run is None:
+        if self._run is None or self._broken:
             return
         try:
             act(self._run)
         except Exception as error:  # whatever it is, the run folder has all that matters
-            reason = f"{type(error).__name__}: {error}"
-            log.warning(
-                "W&B: %s failed (%s); what it has is in %s", what, reason, self._run.settings.sync_dir
-            )
-            self._run = None
+            reason, later = f"{type(error).__name__}: {error}", f"wandb sync --include-online {self._folder}"
+            log.warning("W&B: %s failed (%s); to send what it has later: %s", what, reason, later)
+            self._broken = True
+
+
+def end_service() -> None:
+    """End W&B's own process; the next run starts one, which reads the environment again.
+
+    Without a server that process may wait for hours, and a study that ends would wait for it: it is given up
+    then, and ends itself after the study.
+    """
+    thread = Thread(target=_tear_down, daemon=True)  # a thread also because it calls `sys.exit` after a crash
+    thread.start()
+    thread.join(_GRACE)
+
+
+def _tear_down() -> None:
+    with suppress(Exception):
+        wandb.teardown()
 
 
 class Curves(Logger):

@@ -4,7 +4,7 @@ import logging
 import os
 import shlex
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from sae_nfm.store import fingerprint, write_atomically
 from sae_nfm.tracking.trackers import Tracker
 from sae_nfm.tracking.wandb_names import TABLE, columns, summary, table_rows, tags
-from sae_nfm.tracking.wandb_run import Curves, WandbRun
+from sae_nfm.tracking.wandb_run import Curves, WandbRun, end_service
 
 log = logging.getLogger(__name__)
 _ID = "wandb_run_id"
@@ -81,13 +81,9 @@ class WandbRuns(Tracker):
 
     def result(self, result: Mapping[str, Any]) -> None:
         """Give the evaluation a run, with the figures and the conditions' table."""
-        run_id = None
-        if self._agent:
-            os.environ.update(self._agent)
-            _restart()
-        else:
-            run_id = fingerprint({"study": result["fingerprint"], "folder": str(self.folder.resolve())})
-        run = WandbRun(self._open("evaluation", run_id))
+        os.environ.update(self._agent)
+        of_this_study = {"study": result["fingerprint"], "folder": str(self.folder.resolve())}
+        run = WandbRun(self._open("evaluation", None if self._agent else fingerprint(of_this_study)))
         figures = sorted((self.folder / "figures").glob("*.png"))
         run.show(summary(result), TABLE, table_rows(result), figures)
         run.finish()
@@ -109,7 +105,7 @@ class WandbRuns(Tracker):
             except Exception as error:
                 log.warning("W&B: no run (%s: %s); going on offline", type(error).__name__, error)
                 self._offline = True
-                _restart()
+                end_service()
         try:
             return self._init(job_type, run_id, "offline")
         except Exception as error:
@@ -151,9 +147,3 @@ def _has_key() -> bool:
     except Exception as error:
         log.warning("W&B: %s: %s", type(error).__name__, error)
         return False
-
-
-def _restart() -> None:
-    """Have W&B read its environment again, and forget connections that broke."""
-    with suppress(Exception):
-        wandb.teardown()

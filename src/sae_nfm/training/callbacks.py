@@ -34,11 +34,17 @@ class StopOnNonFiniteLoss(Callback):
     ) -> None:
         """Look at the loss of this step."""
         last = trainer.global_step >= trainer.max_steps
-        if (trainer.global_step % self.every and not last) or torch.isfinite(outputs["loss"]):
+        if trainer.global_step % self.every and not last:
+            return
+        trained = (parameter for parameter in pl_module.parameters() if parameter.requires_grad)
+        if not torch.isfinite(outputs["loss"]):
+            what = f"the loss of {type(pl_module).__name__} is {outputs['loss'].item()}"
+        elif not all(bool(parameter.isfinite().all()) for parameter in trained):
+            what = f"{type(pl_module).__name__} has weights that are not finite"
+        else:
             return
         raise NonFiniteLoss(
-            f"the loss of {type(pl_module).__name__} is {outputs['loss'].item()} "
-            f"at step {trainer.global_step};\n"
+            f"{what} at step {trainer.global_step};\n"
             f"the last good checkpoint is kept in {self.checkpoints}.\n"
             "A lower learning rate or a longer warm-up usually mends this"
         )
