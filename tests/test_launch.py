@@ -178,10 +178,20 @@ def test_of_four_jobs_the_one_that_was_killed_is_run_again(suite):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_a_sweep_that_is_ended_leaves_no_process(suite, number):
-    started = suite.start("nfm.order=1,2", "trainer=ddp_cpu", "hydra.sweep.dir=sweep", sweep=True)
-    wait_until(lambda: len(suite.processes()) == 3)  # the sweep, its first job, and that one's second rank
+@pytest.mark.parametrize(
+    ("launcher", "number"),
+    [
+        ("basic", signal.SIGTERM),
+        ("basic", signal.SIGINT),
+        ("basic", signal.SIGKILL),
+        ("local", signal.SIGTERM),
+        ("local", signal.SIGINT),
+    ],
+)
+def test_a_sweep_that_is_ended_leaves_no_process(suite, launcher, number):
+    overrides = (f"hydra/launcher={launcher}", "nfm.order=1,2", "trainer=ddp_cpu", "hydra.sweep.dir=sweep")
+    started = suite.start(*overrides, sweep=True)
+    wait_until(lambda: any("train_ddp_process_1" in args for args in suite.processes().values()))
     started.send_signal(number)
     started.wait(30)
     wait_until(lambda: not suite.processes(), 15)

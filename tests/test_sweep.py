@@ -4,16 +4,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from sae_nfm import __main__ as entry
 from sae_nfm.jobs import folder_name, same_study
-from sae_nfm.schema import register
-
-SWEEPS = sorted(path.stem for path in Path(entry.CONFIG_DIR, "sweep").glob("*.yaml"))
 
 
 @pytest.fixture
@@ -61,16 +56,6 @@ def test_names_are_short_and_different():
     assert len(set(names)) == 2
     assert all(len(name.encode()) < 255 for name in names)
     assert folder_name("") == "job"
-
-
-@pytest.mark.parametrize("sweep", SWEEPS)
-def test_every_sweep_file_varies_what_there_is(sweep):
-    register()
-    with initialize_config_dir(entry.CONFIG_DIR, version_base="1.3"):
-        cfg = compose("study", [f"sweep={sweep}"], return_hydra_config=True)
-    assert cfg.hydra.mode == RunMode.MULTIRUN
-    for setting in cfg.hydra.sweeper.params:
-        assert setting == "ablation" or OmegaConf.select(cfg, setting) is not None
 
 
 def test_the_ablation_sweep_names_what_there_is():

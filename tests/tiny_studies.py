@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 TESTS = Path(__file__).parent
@@ -56,13 +57,16 @@ class Suite:
         return {record.parent.name: json.loads(record.read_text()) for record in records}
 
     def processes(self) -> dict[int, str]:
-        """Processes that are about this suite's folder or corpus, by id."""
-        listed = subprocess.run(["ps", "-ww", "-eo", "pid=,stat=,args="], capture_output=True, text=True, check=True)
+        """Processes that work in this suite's folder or on its corpus, by id."""
+        listed = subprocess.run(["ps", "-ww", "-eo", "pid=,stat=,args="], capture_output=True, text=True)
         rows = [line.split(None, 2) for line in listed.stdout.splitlines()]
-        about = (str(self.folder), self.settings[-1])
-        return {
-            int(pid): args for pid, stat, args in rows if stat[0] != "Z" and any(a in args for a in about)
-        }
+        return {int(pid): args for pid, stat, args in rows if stat[0] != "Z" and self._concerns(pid, args)}
+
+    def _concerns(self, pid: str, args: str) -> bool:
+        with suppress(OSError):
+            if Path(os.readlink(f"/proc/{pid}/cwd")) == self.folder:
+                return True
+        return str(self.folder) in args or self.settings[-1] in args
 
 
 def wait_until(happened, seconds: float = 120):

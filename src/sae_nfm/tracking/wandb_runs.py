@@ -17,6 +17,7 @@ from sae_nfm.store import fingerprint, write_atomically
 from sae_nfm.tracking.trackers import Tracker
 from sae_nfm.tracking.wandb_names import TABLE, columns, summary, table_rows, tags
 from sae_nfm.tracking.wandb_run import Curves, WandbRun, end_service
+from sae_nfm.training.stages import WEIGHTS
 
 log = logging.getLogger(__name__)
 _ID = "wandb_run_id"
@@ -76,7 +77,7 @@ class WandbRuns(Tracker):
             run.finish(exit_code=1)
             raise
         if self.weights:
-            run.keep(name, f"{name}-{artifact.stem}", artifact / "weights.safetensors")
+            run.keep(name, f"{name}-{artifact.stem}", artifact / WEIGHTS)
         run.finish()
 
     def result(self, result: Mapping[str, Any]) -> None:

@@ -1,50 +1,26 @@
-"""What W&B is sent, read back from the files of offline runs; and what happens to a study when W&B fails."""
+"""What W&B is sent, read back from the files of offline runs."""
 
 import json
 import logging
-import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-import wandb
 from hydra import compose, initialize_config_dir
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
 from fake_results import fake_result
-import sae_nfm.sweep  # names its resolver
 from sae_nfm import config
 from sae_nfm.__main__ import CONFIG_DIR
 from sae_nfm.compare.studies import read_studies
+from sae_nfm.jobs import folder_name
 from sae_nfm.report.figures import draw_figures
-from sae_nfm.study import Study
 from sae_nfm.tracking.wandb_names import summary
-from sae_nfm.tracking.wandb_runs import WandbRuns
 from small_training import Bench, InterruptAt, Interrupted
-from tiny_studies import SETTINGS, Suite
+from tiny_studies import Suite
 from wandb_files import offline_runs
-from wandb_server import Server
-
-CHOICES = {"lm": "docs_lm", "sae": "topk", "nfm": "full", "ablation": "interaction_only", "experiment": None}
-CONFIG = {"layer": 1, "sae": {"d_sae": 64, "k": 4}, "nfm": {"order": 2}}
-PLAIN = {"project": "tests", "entity": None, "group": None, "tags": ["mine"], "patience": 60}
-PLAIN |= {"offline": False, "weights": False}
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path_factory, monkeypatch):
-    """A machine where nobody has logged in; nothing is written outside of it."""
-    folder = tmp_path_factory.mktemp("home")
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
-    for name in ("DATA_DIR", "CACHE_DIR", "CONFIG_DIR", "ARTIFACT_DIR"):
-        monkeypatch.setenv(f"WANDB_{name}", str(folder / name.lower()))
-    monkeypatch.setenv("NETRC", str(folder / "netrc"))
-    yield folder
-    wandb.teardown()
 
 
 @pytest.fixture(scope="module")
@@ -52,33 +28,16 @@ def bench(lm, splits):
     return Bench(lm, splits)
 
 
-@pytest.fixture
-def job(tmp_path):
-    folder = tmp_path / "my_sweep" / "nfm.order-2"
-    folder.mkdir(parents=True)
-    return folder
-
-
-def tracker(folder, **settings):
-    return WandbRuns(folder=folder, choices=CHOICES, settings=CONFIG, **(PLAIN | settings))
-
-
 def train(bench, tracked, artifact, *callbacks, steps=20):
     bench.train(bench.sae_task(steps), artifact, *callbacks, logger=tracked.stage)
 
 
-def finished(folder):
-    """A result whose figures are drawn."""
-    result = fake_result(baselines=("eps", "cov"))
-    result["pathology"]["sae"]["cov"] = {"value": 1.1, "ci95": [1.0, 1.2]}
-    draw_figures(result, folder / "figures")
-    return result
-
-
-def test_a_study_reads_back_from_its_offline_runs(bench, job, tmp_path, monkeypatch, capsys, caplog):
+def test_a_study_reads_back(tracker, result, bench, job, tmp_path, monkeypatch, capsys, caplog):
     caplog.set_level(logging.INFO)
     monkeypatch.setenv("WANDB_RUN_GROUP", "my_sweep")
-    tracked, result = tracker(job), finished(job)
+    result["pathology"]["sae"]["cov"] = {"value": 1.1, "ci95": [1.0, 1.2]}
+    draw_figures(result, job / "figures")
+    tracked = tracker(job)
     train(bench, tracked, tmp_path / "0123.partial")
     tracked.result(result)
 
@@ -140,7 +99,7 @@ def check_evaluation(evaluation, result):
     }
 
 
-def test_an_interrupted_stage_goes_on_in_its_run(bench, tmp_path):
+def test_an_interrupted_stage_goes_on_in_its_run(tracker, bench, tmp_path):
     artifact, folders = tmp_path / "0123.partial", [tmp_path / name for name in ("first", "second")]
     for folder in folders:
         folder.mkdir()
@@ -155,30 +114,30 @@ def test_an_interrupted_stage_goes_on_in_its_run(bench, tmp_path):
     assert min(row["trainer/global_step"] for row in second.history) == 50
 
 
-def test_evaluating_again_goes_on_in_the_same_run(job, tmp_path):
+def test_evaluating_again_goes_on_in_the_same_run(tracker, result, job, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     for folder in (job, job, elsewhere):
-        tracker(folder).result(fake_result())
+        tracker(folder).result(result)
     first, second = offline_runs(job)["evaluation"]
     (other,) = offline_runs(elsewhere)["evaluation"]
     assert first.id == second.id != other.id
     assert other.group == other.name == "elsewhere"
 
 
-def test_weights_are_artifacts_where_asked(bench, job, tmp_path):
+def test_weights_are_artifacts_where_asked(tracker, bench, job, tmp_path):
     train(bench, tracker(job, weights=True), tmp_path / "0123.partial")
     assert offline_runs(job)["sae"][0].artifacts == [("sae", "sae-0123")]
 
 
-def test_other_processes_than_the_first_are_silent(bench, job, tmp_path, monkeypatch):
+def test_other_processes_than_the_first_are_silent(tracker, job, tmp_path, monkeypatch):
     monkeypatch.setattr(rank_zero_only, "rank", 1)
     with tracker(job).stage("sae", tmp_path) as curves:
         curves.log_metrics({"train/loss": 1.0}, 0)
     assert not (job / "wandb").exists()
 
 
-def test_the_run_of_a_sweeps_agent_is_the_evaluations(job, tmp_path, monkeypatch):
+def test_the_run_of_a_sweeps_agent_is_the_evaluations(tracker, result, job, tmp_path, monkeypatch):
     parameters = tmp_path / "parameters.yaml"
     parameters.write_text("wandb_version: 1\nnfm.order: {value: 2}\n")
     monkeypatch.setenv("WANDB_SWEEP_ID", "swept")
@@ -187,67 +146,12 @@ def test_the_run_of_a_sweeps_agent_is_the_evaluations(job, tmp_path, monkeypatch
     tracked = tracker(job)
     with tracked.stage("sae", tmp_path):
         pass
-    tracked.result(fake_result())
+    tracked.result(result)
 
     (sae,), (evaluation,) = (offline_runs(job)[name] for name in ("sae", "evaluation"))
     assert (evaluation.id, evaluation.run.sweep_id, evaluation.group) == ("agents", "swept", "swept")
     assert (sae.run.sweep_id, sae.group) == ("", "swept")
     assert sae.id != "agents"
-
-
-class Broken:
-    """Stands for `wandb.init` where there is no server."""
-
-    def __init__(self, offline_too):
-        self.asked, self.offline_too, self.works = [], offline_too, wandb.init
-
-    def __call__(self, **settings):
-        self.asked.append(settings["mode"])
-        if self.offline_too or settings["mode"] is None:
-            raise wandb.errors.CommError("no route to host")
-        return self.works(**settings)
-
-
-def test_without_the_server_runs_are_kept_offline(job, tmp_path, monkeypatch, caplog):
-    broken = Broken(offline_too=False)
-    monkeypatch.setattr(wandb, "init", broken)
-    monkeypatch.setattr(wandb, "login", lambda **settings: True)
-    tracked = tracker(job)
-    with tracked.stage("sae", tmp_path) as curves:
-        curves.log_metrics({"train/loss": 1.0}, 0)
-    tracked.result(fake_result())
-    assert broken.asked == [None, "offline", "offline"]
-    assert "no route to host" in caplog.text
-    assert list(offline_runs(job)) == ["sae", "evaluation"]
-
-
-@pytest.mark.parametrize("method", ["log", "define_metric", "finish"])
-def test_a_run_that_breaks_harms_nothing(job, tmp_path, monkeypatch, caplog, method):
-    def break_(*args, **settings):
-        raise ConnectionResetError("broken pipe")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(wandb.Run, method, break_)
-        tracked = tracker(job, offline=True)
-        with tracked.stage("sae", tmp_path) as curves:
-            curves.log_metrics({"train/loss": 1.0}, 0)
-            curves.log_metrics({"train/loss": 1.0}, 1)
-    told = [record for record in caplog.records if "broken pipe" in record.message]
-    assert [record.levelno for record in told] == [logging.WARNING]
-    tracked.result(fake_result())
-    assert offline_runs(job)["evaluation"][0].exit_code == 0
-
-
-def test_a_study_does_without_wandb(tmp_path, corpus_file, monkeypatch, caplog):
-    monkeypatch.setattr(wandb, "init", Broken(offline_too=True))
-    config.register()
-    overrides = [*SETTINGS, f"corpus.path={corpus_file}", f"artifacts={tmp_path / 'artifacts'}"]
-    overrides += ["logger=wandb_offline", "evaluation.reconstructions=[sae]", "evaluation.matched=[sae]"]
-    with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
-        cfg = compose("study", overrides)
-    Study(cfg, tmp_path, {"command": "", "choices": CHOICES}).run()
-    assert "sae" in json.loads((tmp_path / "result.json").read_text())["conditions"]
-    assert "not even offline" in caplog.text
 
 
 def test_what_was_not_measured_is_left_out():
@@ -274,6 +178,7 @@ def test_the_agents_command_composes():
     assert parts[:4] == ["${env}", "${interpreter}", "-m", "sae_nfm"]
     assert parts[-1] == "${args_no_hyphens}"
     chosen = [f"{name}={values['values'][-1]}" for name, values in sweep["parameters"].items()]
+    OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
     config.register()
     with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
         cfg = compose("study", [*parts[4:-1], *chosen], return_hydra_config=True)
@@ -286,8 +191,8 @@ def test_the_agents_command_composes():
 @pytest.mark.slow
 def test_an_offline_sweep_reads_back(tmp_path, corpus_file):
     suite = Suite(tmp_path, corpus_file)
-    command = ("-m", "nfm.order=2,3", "logger=wandb", "hydra.sweep.dir=multirun/orders")
-    status, printed = suite.run(*command)
+    command = ("nfm.order=2,3", "logger=wandb", "hydra.sweep.dir=multirun/orders")
+    status, printed = suite.run(*command, sweep=True)
     assert status == 0, printed
     assert "wandb sync multirun/orders/*/wandb" in printed
     runs = {job: offline_runs(tmp_path / "multirun/orders" / job) for job in ("nfm.order-2", "nfm.order-3")}
@@ -309,7 +214,7 @@ def test_an_offline_sweep_reads_back(tmp_path, corpus_file):
         assert len(evaluation.table("conditions")[1]) == len(result["conditions"])
     check_syncable(tmp_path / "multirun/orders", count=5)
 
-    status, printed = suite.run(*command)
+    status, printed = suite.run(*command, sweep=True)
     assert status == 0, printed
     assert len(list((tmp_path / "multirun").glob("orders/*/wandb/offline-run-*"))) == 5
 
@@ -320,52 +225,3 @@ def check_syncable(sweep, count):
     command = [sys.executable, "-m", "wandb", "sync", "--dry-run", *folders]
     shown = subprocess.run(command, capture_output=True, text=True, check=True)
     assert f"Would sync {count} run(s)" in shown.stderr + shown.stdout
-
-
-@pytest.fixture
-def server(monkeypatch):
-    """A server to which the user has a key."""
-    server = Server()
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    monkeypatch.setenv("WANDB_BASE_URL", server.url)
-    monkeypatch.setenv("WANDB_INIT_TIMEOUT", "3")
-    yield server
-    server.stop()
-
-
-def test_with_a_key_runs_go_to_the_server(job, tmp_path, server, capsys):
-    tracked = tracker(job)
-    with tracked.stage("sae", tmp_path) as curves:
-        curves.log_metrics({"train/loss": 1.0}, 0)
-    run = server.runs[0]
-    assert (run["project"], run["jobType"], run["displayName"]) == ("tests", "sae", "nfm.order-2")
-    assert (run["groupName"], run["tags"]) == ("nfm.order-2", ["docs_lm", "interaction_only", "mine"])
-    assert json.loads(run["config"])["sae.k"]["value"] == 4
-    assert "wandb sync" not in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_a_server_that_goes_away_costs_patience_only(job, tmp_path, server, caplog):
-    tracked, started = tracker(job, patience=5), time.monotonic()
-    with tracked.stage("sae", tmp_path) as curves:
-        curves.log_metrics({"train/loss": 1.0}, 0)
-        server.stop()
-        curves.log_metrics({"train/loss": 1.0}, 1)
-    tracked.result(fake_result())
-    assert time.monotonic() - started < 80
-    assert "Timed out finishing run" in caplog.text
-    assert list(offline_runs(job)) == ["evaluation"]
-
-
-@pytest.mark.slow
-def test_a_server_that_is_not_there_costs_no_result(tmp_path, corpus_file, monkeypatch):
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setenv("WANDB_INIT_TIMEOUT", "3")
-    started = time.monotonic()
-    status, printed = Suite(tmp_path, corpus_file).run("logger=wandb", "hydra.run.dir=run")
-    assert status == 0, printed
-    assert (tmp_path / "run/result.json").exists()
-    assert "going on offline" in printed
-    assert list(offline_runs(tmp_path / "run")) == ["sae", "nfm", "evaluation"]
-    assert time.monotonic() - started < 300
