@@ -82,7 +82,7 @@ def main() -> None:
     cfg = compose_study([*(f"{key}={value}" for key, value in sizes.items()), *args.overrides])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        artifacts = Artifacts(cfg, config.run(cfg, folder), Ranks())
+        artifacts = Artifacts(cfg, config.run(cfg, config.tracker(cfg, folder, {})), Ranks())
         write_activations(artifacts, cfg, args.held_out, folder)
         found = ours(artifacts, folder)
         grid = theirs(args.peers, cfg, folder)
