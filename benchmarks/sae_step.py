@@ -123,22 +123,25 @@ def gradient_difference(d_sae: int, k: int, x: Tensor) -> float:
     objective = Reconstruction(auxk=None, auxk_coefficient=1 / 32)
     parameters = list(sae.parameters())
     ours = torch.autograd.grad(objective.sae_loss(sae, x, sae(x), dead).total, parameters)
-    dense = torch.autograd.grad(dense_loss(sae, k, x, dead), parameters)
+    dense = torch.autograd.grad(dense_loss(sae, x, dead), parameters)
     return max(float((a - b).norm() / b.norm()) for a, b in zip(ours, dense, strict=True))
 
 
-def dense_loss(sae: TopKSAE, k: int, x: Tensor, dead: Tensor) -> Tensor:
-    """The same loss as the formulas have it, every tensor [token, d_sae]."""
+def dense_loss(sae: TopKSAE, x: Tensor, dead: Tensor) -> Tensor:
+    """The same loss with all latents written out, from the latents that ours selects.
 
-    def kept(pre: Tensor, k: int) -> Tensor:
-        top = pre.topk(k, dim=-1)
-        return torch.zeros_like(pre).scatter(-1, top.indices, top.values.relu())
+    Where two pre-activations are equal but for rounding, another product would select others.
+    """
 
-    pre = (x - sae.b_dec) @ sae.W_enc + sae.b_enc
-    reconstruction = kept(pre, k) @ sae.W_dec + sae.b_dec
+    def kept(pre: Tensor, indices: Tensor) -> Tensor:
+        return torch.zeros_like(pre).scatter(-1, indices, pre.gather(-1, indices).relu())
+
+    selected = sae.encode(x).indices
+    reconstruction = kept((x - sae.b_dec) @ sae.W_enc + sae.b_enc, selected) @ sae.W_dec + sae.b_dec
     fvu = (x - reconstruction).pow(2).sum() / (x - x.mean(0)).pow(2).sum()
-    residual = (x - reconstruction).detach()
-    predicted = kept(pre.masked_fill(~dead, -torch.inf), x.shape[1] // 2) @ sae.W_dec
+    residual, rows = (x - reconstruction).detach(), dead.nonzero().squeeze(1)
+    pre = torch.addmm(sae.b_enc[rows], x - sae.b_dec, sae.W_enc_rows[rows].t())
+    predicted = kept(pre, pre.topk(x.shape[1] // 2, dim=-1).indices) @ sae.W_dec[rows]
     return fvu + (residual - predicted).pow(2).sum() / residual.pow(2).sum() / 32
 
 

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import statistics
 import sys
 import time
@@ -157,8 +158,8 @@ def describe_machine() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     found["cpu"] = f"{_processor()} ({os.cpu_count()} cores, {torch.get_num_threads()} threads)"
-    arguments = [Path(part).name if part.startswith("/") else part for part in sys.argv[1:]]
-    found["command"] = " ".join([f"benchmarks/{Path(sys.argv[0]).name}", *arguments])
+    command = [f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]
+    found["command"] = " ".join(re.sub(r"^([^/]*=)?/.*/", r"\1", part) for part in command)
     return found
 
 
