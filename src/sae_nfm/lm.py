@@ -1,13 +1,16 @@
 """The frozen language model, cut at one site: tokens → prefix → activation → (spliced) → suffix → logits."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
@@ -44,6 +47,21 @@ class Prefix(NamedTuple):
     """The activation at the site."""
     resid: Float[Tensor, "block pos d_model"]
     """The residual stream that enters the suffix's first layer; the activation itself if that is it."""
+
+
+class _PassThrough(nn.Module):
+    """Stands where a layer does, without computing it; its attributes are the layer's."""
+
+    def __init__(self, layer: nn.Module, returns_tuple: bool) -> None:
+        super().__init__()
+        self._layer, self._returns_tuple = [layer], returns_tuple  # in a list: no submodule
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor]:
+        """What came in, in the form that the layer returns."""
+        return (hidden_states,) if self._returns_tuple else hidden_states
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_layer"][0], name)
 
 
 class LanguageModel:
@@ -107,11 +125,12 @@ class LanguageModel:
         if start is not None:
             resid = self.bridge(tokens.to(self.device), stop_at_layer=start)
             return Prefix(resid, resid)
-        resid = self.bridge(tokens.to(self.device), stop_at_layer=site.layer)
         kept: list[Tensor] = []
-        with self.bridge.hooks(fwd_hooks=[(site.name, lambda value, hook: kept.append(value))]):
-            self.bridge(resid, start_at_layer=site.layer, stop_at_layer=site.layer + 1)
-        return Prefix(kept[0], resid)
+        resid = f"blocks.{site.layer}.hook_resid_pre"
+        hooks = [(name, lambda value, hook: kept.append(value)) for name in (resid, site.name)]
+        with self.bridge.hooks(fwd_hooks=hooks):
+            self.bridge(tokens.to(self.device), stop_at_layer=site.layer + 1)
+        return Prefix(activation=kept[1], resid=kept[0])
 
     @torch.no_grad()
     def suffix(
@@ -130,9 +149,40 @@ class LanguageModel:
         activation = activation.to(DTYPES[self.dtype])
         start = self._layer_entered_at(site)
         if start is not None:
-            return self.bridge(activation, start_at_layer=start)
+            return self._run_from(start, activation)
         with self.bridge.hooks(fwd_hooks=[(site.name, lambda value, hook: activation)]):
-            return self.bridge(resid, start_at_layer=site.layer)
+            return self._run_from(site.layer, resid)
+
+    def _run_from(self, layer: int, resid: Float[Tensor, "row pos d_model"]) -> Tensor:
+        with self._passing_through(layer):
+            return self.bridge(resid, start_at_layer=layer, use_cache=False)
+
+    @contextmanager
+    def _passing_through(self, num_layers: int) -> Iterator[None]:
+        """Have the first layers hand on what they get.
+
+        The bridge's `start_at_layer` alone computes them and throws the result away.
+        """
+        layers = self.bridge.blocks
+        skipped = list(layers[:num_layers])
+        for number, layer in enumerate(skipped):
+            layers[number] = _PassThrough(layer, self._layers_return_tuples)
+        try:
+            yield
+        finally:
+            for number, layer in enumerate(skipped):
+                layers[number] = layer
+
+    @cached_property
+    def _layers_return_tuples(self) -> bool:
+        """Whether this architecture's layers return the residual stream in a tuple."""
+        found: list[bool] = []
+        handle = self.bridge.blocks[0].register_forward_hook(
+            lambda module, args, output: found.append(isinstance(output, tuple))
+        )
+        with handle:
+            self.bridge(torch.zeros(1, 1, dtype=torch.int64, device=self.device), stop_at_layer=1)
+        return found[0]
 
     def _layer_entered_at(self, site: Site) -> int | None:
         """The layer whose whole input the site's activation is, or None if a hook has to put it in place."""

@@ -72,7 +72,7 @@ def _measure(clean: Clean, logits: Float[Tensor, "token d_vocab"]) -> Float[Tens
     core = [
         torch.linalg.vecdot(clean.p, difference),
         -target * (clean.targets >= 0),
-        (log_q.argmax(-1) == clean.argmax).to(target.dtype),
+        (log_q.gather(-1, clean.argmax.unsqueeze(-1)).squeeze(-1) == log_q.amax(-1)).to(target.dtype),
     ]
     return torch.stack(core + (_top_n(clean, log_q, difference) if clean.top.shape[-1] else []))
 
