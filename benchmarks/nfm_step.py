@@ -51,7 +51,10 @@ def predictor(name: str, nfm: NeuralFactorizationMachine, codes: Codes) -> Calla
 def make(shape: Shape) -> tuple[NeuralFactorizationMachine, Codes, Tensor]:
     """The same NFM, codes and residual for every contestant."""
     torch.manual_seed(0)
-    nfm = NeuralFactorizationMachine(shape.d_sae, D_OUT, 2, shape.d_embed, True, True, True, dropout=0.15)
+    nfm = NeuralFactorizationMachine(
+        shape.d_sae, D_OUT, order=2, d_embed=shape.d_embed, linear=True, bias=True, interaction=True,
+        mlp=True, dropout=0.15, fit="together", fit_k=None,
+    )  # fmt: skip
     indices = torch.stack([torch.randperm(shape.d_sae)[: shape.k] for _ in range(shape.batch)])
     return nfm, Codes(torch.rand(shape.batch, shape.k), indices), torch.randn(shape.batch, D_OUT)
 

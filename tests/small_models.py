@@ -12,10 +12,12 @@ NFM_SETTINGS = {
     "order": 2,
     "d_embed": 8,
     "linear": True,
+    "bias": True,
     "interaction": True,
     "mlp": True,
     "dropout": 0.15,
     "fit": "together",
+    "fit_k": None,
 }
 
 

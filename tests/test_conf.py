@@ -195,6 +195,7 @@ def test_a_misspelt_key_or_option_does_not_compose(override, named):
         ("nfm.order=7", r"nfm\.order=7: allowed are 1, 2, 3, 4"),
         ("evaluation.draws=0", r"evaluation\.draws=0: allowed"),
         ("evaluation.bos=drop", r"evaluation\.bos=drop: allowed are keep, patch"),
+        ("evaluation.replace=some", r"evaluation\.replace=some: allowed are all, single"),
         (
             "evaluation.baselines=[epsilon]",
             r"evaluation\.baselines=\['epsilon'\]: allowed are eps, ",

@@ -79,16 +79,15 @@ class Artifacts:
         cfg = self.cfg.nfm
         torch.manual_seed(self.cfg.seed)
         nfm = config.nfm(cfg, self.cfg.sae.d_sae, self.lm.d_model)
-        if nfm.fit == "linear_then_interaction" and cfg.linear and nfm.has_interaction:
-            first = _changed(cfg, interaction=False, order=1, fit="together")
+        if nfm.fit == "linear_then_interaction" and (cfg.linear or cfg.bias) and nfm.has_interaction:
+            first = _changed(cfg, interaction=False)
             linear = config.nfm(first, self.cfg.sae.d_sae, self.lm.d_model)
-            self._residual_model("nfm", config.plain(first), linear, autoencoder)
-            assert nfm.W_lin is not None
-            assert nfm.b is not None
+            self._residual_model("nfm", _nfm_spec(first, linear), linear, autoencoder)
             nfm.load_state_dict(linear.state_dict(), strict=False)
-            nfm.W_lin.requires_grad_(False)
-            nfm.b.requires_grad_(False)
-        self._residual_model("nfm", config.plain(cfg), nfm, autoencoder)
+            for parameter in (nfm.W_lin, nfm.b):
+                if parameter is not None:
+                    parameter.requires_grad_(False)
+        self._residual_model("nfm", _nfm_spec(cfg, nfm), nfm, autoencoder)
         return Autoencoder(autoencoder.normalizer, autoencoder.sae, nfm, autoencoder.plant)
 
     def wide_sae(self, num_parameters: int) -> Autoencoder:
@@ -249,6 +248,14 @@ class Artifacts:
     def _sample(self, stream: ActivationStream) -> torch.Tensor:
         """The first training activations, on the CPU."""
         return stream.read(0, min(SAMPLE_TOKENS, stream.tokens_per_round)).float().cpu()
+
+
+def _nfm_spec(cfg: DictConfig, nfm: NeuralFactorizationMachine) -> dict[str, Any]:
+    """What determines an NFM: without interactions, nothing of what they are made of."""
+    settings = config.plain(cfg)
+    if nfm.has_interaction:
+        return settings
+    return {name: settings[name] for name in ("_target_", "linear", "bias", "fit_k")}
 
 
 def _changed(node: DictConfig, **settings: Any) -> DictConfig:

@@ -176,5 +176,8 @@ def check(cfg: DictConfig) -> None:
     objective(cfg)
     conditions(cfg)
     plant(cfg)
-    if cfg.evaluation.bos not in ("keep", "patch"):
-        raise ValueError(f"evaluation.bos={cfg.evaluation.bos}: allowed are keep, patch")
+    for setting, allowed in (("bos", ("keep", "patch")), ("replace", ("all", "single"))):
+        if cfg.evaluation[setting] not in allowed:
+            raise ValueError(
+                f"evaluation.{setting}={cfg.evaluation[setting]}: allowed are {', '.join(allowed)}"
+            )

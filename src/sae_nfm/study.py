@@ -103,7 +103,8 @@ class Study:
             self.artifacts.splits.test,
             cfg.eval_tokens,
             evaluation.bos == "patch",
-            evaluation.single,
+            evaluation.replace,
+            evaluation.position,
             evaluation.batch_size,
         )
         if scored.num_tokens < cfg.eval_tokens:
@@ -149,7 +150,8 @@ class Study:
             "evaluation": {
                 "draws": evaluation.draws,
                 "bos": evaluation.bos,
-                "replace": "all" if evaluation.single is None else f"position {evaluation.single}",
+                "replace": evaluation.replace,
+                "position": task.scored.single,
             },
             **found,
             "timing": self._timing(measurements / task.seconds, time.perf_counter() - started),

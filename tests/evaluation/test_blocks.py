@@ -6,7 +6,8 @@ from sae_nfm.evaluation.blocks import ScoredBlocks
 
 def scored_of(blocks, **settings):
     """Scored and replaced positions of all blocks that an evaluation reads."""
-    chosen = ScoredBlocks(blocks, **{"with_bos": False, "single": None, "batch_size": 3, **settings})
+    usual = {"with_bos": False, "replace": "all", "position": 6, "batch_size": 3}
+    chosen = ScoredBlocks(blocks, **usual | settings)
     scored, replaced = [], []
     for numbers in chosen:
         tokens = blocks.tokens(numbers.numpy())
@@ -38,7 +39,7 @@ def test_a_small_split_is_used_up(splits):
 
 
 def test_a_single_position_is_replaced_and_what_follows_is_scored(splits):
-    _, scored, replaced = scored_of(splits.test, num_tokens=60, single=6)
+    _, scored, replaced = scored_of(splits.test, num_tokens=60, replace="single")
     assert replaced[:, 6].all()
     assert replaced.sum() == len(replaced)
     assert not scored[:, :6].any()
@@ -46,7 +47,7 @@ def test_a_single_position_is_replaced_and_what_follows_is_scored(splits):
 
 
 def test_processes_share_the_blocks_without_overlap(splits):
-    chosen = ScoredBlocks(splits.test, 333, False, None, 4)
+    chosen = ScoredBlocks(splits.test, 333, False, "all", 1, 4)
     parts = []
     for chosen.rank in range(3):
         chosen.world_size = 3
@@ -55,7 +56,7 @@ def test_processes_share_the_blocks_without_overlap(splits):
 
 
 def test_settings_out_of_range_are_named(splits):
-    with pytest.raises(ValueError, match=r"evaluation\.single=16: allowed are null and 1 to 15"):
-        ScoredBlocks(splits.test, 10, False, 16, 4)
+    with pytest.raises(ValueError, match=r"evaluation\.position=16: allowed are 1 to 15"):
+        ScoredBlocks(splits.test, 10, False, "single", 16, 4)
     with pytest.raises(ValueError, match=r"evaluation\.batch_size=0"):
-        ScoredBlocks(splits.test, 10, False, None, 0)
+        ScoredBlocks(splits.test, 10, False, "all", 1, 0)

@@ -61,7 +61,7 @@ class Evaluated(NamedTuple):
 def evaluate(lm, splits, site=SITE, batch_size=3, rows=1, draws=2, seed=0, save_tokens=None, **scored):
     """Run the test loop; with rows=1 every condition has a suffix of its own, in order."""
     watched = Watched(lm)
-    chosen = {"num_tokens": NUM_TOKENS, "with_bos": False, "single": None, **scored}
+    chosen = {"num_tokens": NUM_TOKENS, "with_bos": False, "replace": "all", "position": 4, **scored}
     blocks = ScoredBlocks(splits.test, **chosen, batch_size=batch_size)
     named = conditions(list(RECONSTRUCTIONS), BASELINES, list(RECONSTRUCTIONS), draws)
     settings = Settings(rows=rows, top_n=0, save_tokens=save_tokens, seed=seed)
@@ -237,7 +237,7 @@ def test_bos_is_replaced_and_counted_where_that_is_asked_for(lm, splits):
 
 
 def test_a_single_position_is_replaced_and_what_follows_it_scored(lm, splits):
-    found = evaluate(lm, splits, num_tokens=60, single=4)
+    found = evaluate(lm, splits, num_tokens=60, replace="single")
     (spliced,) = found.spliced["sae"]
     moved = (spliced - found.clean).norm(dim=-1) > 0
     assert moved[:, 4].all()

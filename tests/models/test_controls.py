@@ -3,7 +3,7 @@ import torch
 
 from sae_nfm.models.codes import Codes
 from sae_nfm.models.controls import AffineMap, CodesMLP, DecoderRefit, NormalEquations, OutputBias
-from sae_nfm.models.nfm import NeuralFactorizationMachine
+from small_models import make_nfm
 
 D_IN, D_SAE, K, TOKENS = 6, 40, 3, 600
 
@@ -62,7 +62,7 @@ def test_scattered_and_dense_products_agree():
 
 
 def test_the_mlp_has_the_nfms_number_of_parameters():
-    nfm = NeuralFactorizationMachine(512, 32, 2, 16, True, True, True, 0.0, "together")
+    nfm = make_nfm(512, 32, order=2, d_embed=16, dropout=0.0)
     size = sum(parameter.numel() for parameter in nfm.parameters())
     mlp = CodesMLP()
     mlp.build(32, 512, size)

@@ -108,7 +108,7 @@ def test_without_the_hidden_layer_the_interaction_is_one_linear_map():
 
 def test_a_part_that_is_switched_off_is_exactly_zero_and_has_no_parameters():
     codes = random_codes(5)
-    no_linear, no_interaction = machine(linear=False), machine(interaction=False)
+    no_linear, no_interaction = machine(linear=False, bias=False), machine(interaction=False)
     assert no_linear(codes).linear.abs().max() == 0
     assert no_linear(codes).interaction.abs().max() > 0
     assert set(dict(no_linear.named_parameters())) == {
@@ -124,6 +124,24 @@ def test_order_one_has_no_interaction():
     assert not nfm.has_interaction
     assert nfm(random_codes(5)).interaction.abs().max() == 0
     assert set(dict(nfm.named_parameters())) == {"W_lin", "b"}
+
+
+def test_the_bias_alone_is_the_same_vector_for_every_token():
+    nfm = machine(linear=False, interaction=False)
+    output = nfm(random_codes(5))
+    assert set(dict(nfm.named_parameters())) == {"b"}
+    assert torch.equal(output.total, nfm.b.expand(5, -1))
+    assert output.interaction.abs().max() == 0
+
+
+def test_fewer_latents_are_read_in_training_alone():
+    nfm, codes = machine(fit_k=2), random_codes(5)
+    strongest = codes.values.topk(2, dim=-1)
+    kept = Codes(strongest.values, codes.indices.gather(-1, strongest.indices))
+    everything, few = machine()(codes).total, machine()(kept).total
+    torch.testing.assert_close(nfm.train()(codes).total, few)
+    torch.testing.assert_close(nfm.eval()(codes).total, everything)
+    torch.testing.assert_close(machine(fit_k=K + 1).train()(codes).total, everything)
 
 
 def test_the_linear_part_starts_at_zero():
@@ -146,8 +164,12 @@ def test_dropout_acts_in_training_only_and_on_the_interaction_only():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"linear": False, "interaction": False}, ["nfm.linear", "nfm.interaction"]),
-        ({"linear": False, "order": 1}, ["nfm.linear", "nfm.order=1"]),
+        (
+            {"linear": False, "bias": False, "interaction": False},
+            ["nfm.linear", "nfm.bias", "nfm.interaction"],
+        ),
+        ({"linear": False, "bias": False, "order": 1}, ["nfm.linear", "nfm.order=1"]),
+        ({"fit_k": 0}, ["nfm.fit_k=0"]),
         ({"order": 5}, ["nfm.order=5", "1, 2, 3, 4"]),
         ({"order": 0}, ["nfm.order=0", "1, 2, 3, 4"]),
         ({"d_embed": 0}, ["nfm.d_embed=0"]),

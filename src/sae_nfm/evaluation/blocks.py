@@ -1,6 +1,7 @@
 """Which positions of the test split are replaced, and which are scored."""
 
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,7 +22,8 @@ class ScoredBlocks(IterableDataset):
         num_tokens: positions to score; what the split holds, if that is less.
         with_bos: whether BOS positions are replaced and scored like others, as published; else they keep
             their activation and are left out.
-        single: replace this one position of every block, and score it and what follows; None replaces all.
+        replace: `all` positions, or a `single` one of every block, and score it and what follows.
+        position: the single one.
         batch_size: blocks per batch.
 
     Raises:
@@ -29,13 +31,20 @@ class ScoredBlocks(IterableDataset):
     """
 
     def __init__(
-        self, blocks: TokenBlocks, num_tokens: int, with_bos: bool, single: int | None, batch_size: int
+        self,
+        blocks: TokenBlocks,
+        num_tokens: int,
+        with_bos: bool,
+        replace: Literal["all", "single"],
+        position: int,
+        batch_size: int,
     ) -> None:
-        if single is not None and not 1 <= single < blocks.context:
-            raise ValueError(f"evaluation.single={single}: allowed are null and 1 to {blocks.context - 1}")
+        if replace == "single" and not 1 <= position < blocks.context:
+            raise ValueError(f"evaluation.position={position}: allowed are 1 to {blocks.context - 1}")
         if batch_size < 1:
             raise ValueError(f"evaluation.batch_size={batch_size}: allowed are whole numbers from 1")
-        self.blocks, self.with_bos, self.single, self.batch_size = blocks, with_bos, single, batch_size
+        self.blocks, self.with_bos, self.batch_size = blocks, with_bos, batch_size
+        self.single = position if replace == "single" else None
         ends = np.cumsum(self._counts(num_tokens))
         self.num_tokens = int(min(num_tokens, ends[-1]))
         self.num_blocks = int(np.searchsorted(ends, self.num_tokens)) + 1

@@ -18,6 +18,11 @@ class Codes(NamedTuple):
     values: Float[Tensor, "... k"]
     indices: Int64[Tensor, "... k"]
 
+    def strongest(self, k: int) -> "Codes":
+        """The k most active latents of every token, or all where there are fewer."""
+        values, places = self.values.topk(min(k, self.values.shape[-1]), dim=-1)
+        return Codes(values, self.indices.gather(-1, places))
+
     def dense(self, d_sae: int) -> Float[Tensor, "... d_sae"]:
         """The same codes with every latent written out."""
         out = self.values.new_zeros(*self.values.shape[:-1], d_sae)

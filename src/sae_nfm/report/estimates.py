@@ -14,7 +14,8 @@ LABELS = {
     "refit": "SAE, decoder refitted",
     "affine": "SAE + affine map of x",
     "wide_sae": "Wider SAE",
-    "mlp": "MLP",
+    "mlp": "SAE + MLP on the codes",
+    "sae_planted": "SAE + what was planted",
     "zero": "Zero ablation",
     "mean": "Mean ablation",
 }
@@ -22,6 +23,7 @@ BASELINES = {
     "eps": "ε-random",
     "cov": "covariance-matched",
     "theta": "θ-random",
+    "theta_shrunk": "θ-random at its norm",
     "real": "real-activation",
     "permuted": "permuted error",
     "norm_only": "norm only",
