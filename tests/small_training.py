@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from lightning import Callback, Trainer
 
-from sae_nfm.data.activations import ActivationModule, Pool
+from sae_nfm.data.activations import ActivationModule, ActivationStream, Pool
 from sae_nfm.lm import Site
 from sae_nfm.models.autoencoder import Autoencoder
 from sae_nfm.models.normalizer import Normalizer
@@ -54,9 +54,9 @@ class Bench:
         self.lm, self.splits = lm, splits
 
     def data(self):
-        return ActivationModule(
-            self.lm, SITE, self.splits, Pool(POOL, BATCH), 40, validation_tokens=300, seed=0
-        )
+        training = ActivationStream(self.lm, SITE, self.splits.train, 40, 0)
+        validation = ActivationStream(self.lm, SITE, self.splits.validation, 40, None)
+        return ActivationModule(training, validation, Pool(POOL, BATCH), validation_tokens=300, seed=0)
 
     def autoencoder(self):
         """An SAE whose normaliser and bias were fitted, as a study does."""

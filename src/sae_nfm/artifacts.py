@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from sae_nfm import config
-from sae_nfm.data.activations import ActivationModule, ActivationStream
-from sae_nfm.data.tokens import TokenSplits, prepare_tokens
+from sae_nfm.data.activations import ActivationModule, ActivationSequence, ActivationStream
+from sae_nfm.data.cache import CachedActivations
+from sae_nfm.data.tokens import TokenBlocks, TokenSplits, prepare_tokens
 from sae_nfm.evaluation import surroundings
 from sae_nfm.evaluation.surroundings import Surroundings
 from sae_nfm.models.autoencoder import Autoencoder
@@ -52,7 +53,7 @@ class Artifacts:
         self.cfg, self.runner = cfg, run
         self.store = Store(cfg.artifacts, ranks)
         self.site = config.site(cfg)
-        self.lm = config.language_model(cfg)
+        self.lm = config.language_model(cfg).to(ranks.device)
         self.metrics: dict[str, dict[str, float]] = {}
 
     @cached_property
@@ -114,7 +115,8 @@ class Artifacts:
         sizes = {"covariance_tokens": evaluation.covariance_tokens, "bank_tokens": evaluation.bank_tokens}
 
         def make(folder: Path) -> None:
-            training, validation = self._stream(self.splits.train), self._stream(self.splits.validation)
+            training = self._stream(self.splits.train, self.cfg.seed)
+            validation = self._stream(self.splits.validation, self.cfg.seed)
             num_tokens, bank_size = evaluation.covariance_tokens, evaluation.bank_tokens
             surroundings.measure(training, validation, num_tokens, bank_size, folder)
 
@@ -178,7 +180,7 @@ class Artifacts:
         num_tokens = self.cfg.control_tokens
 
         def make(folder: Path) -> None:
-            stream = self._stream(self.splits.train)
+            stream = self._training()
             equations = NormalEquations(control)
             for start in range(0, num_tokens, 8192):
                 x = stream.read(start, min(start + 8192, num_tokens)).float()
@@ -198,7 +200,7 @@ class Artifacts:
         assert plant is not None
 
         def make(folder: Path) -> None:
-            x = autoencoder.normalizer(self._sample(self._stream(self.splits.train)))
+            x = autoencoder.normalizer(self._sample(self._training()))
             with torch.no_grad():
                 codes = autoencoder.sae.encode(x)
                 plant.fit(codes, autoencoder.sae.decode(codes), autoencoder.sae.d_sae, self.cfg.seed)
@@ -228,6 +230,7 @@ class Artifacts:
         """What determines the training activations, the order they come in, and how they are learnt from."""
         cfg = self.cfg
         return self._site_spec() | {
+            "activations": config.plain(cfg.activations),
             "objective": config.plain(cfg.objective),
             "precision": cfg.trainer.precision,
             **{name: cfg[name] for name in _ORDER_OF_DATA},
@@ -238,14 +241,29 @@ class Artifacts:
 
     def _activations(self) -> ActivationModule:
         cfg = self.cfg
+        validation = self._stream(self.splits.validation, None)
         return ActivationModule(
-            self.lm, self.site, self.splits, config.pool(cfg), cfg.lm_batch, cfg.validation_tokens, cfg.seed
+            self._training(), validation, config.pool(cfg), cfg.validation_tokens, cfg.seed
         )
 
-    def _stream(self, split: Any) -> ActivationStream:
-        return ActivationStream(self.lm, self.site, split, self.cfg.lm_batch, self.cfg.seed)
+    def _training(self) -> ActivationSequence:
+        """The training activations, from disk where they are cached."""
+        cfg, cache = self.cfg, config.activation_cache(self.cfg)
+        stream = self._stream(self.splits.train, cfg.seed)
+        if cache is None:
+            return stream
+        wanted = cache.tokens or max(cfg.train_tokens, cfg.nfm_train_tokens)
+        num_tokens = min(wanted, stream.tokens_per_round)
+        any_seed = self._stream(self.splits.train, 0)  # all seeds share the cache, and permute it
+        spec = {name: value for name, value in self._site_spec().items() if name != "seed"}
+        spec |= {"activations": config.plain(cfg.activations), "num_tokens": num_tokens}
+        folder = self.store.fetch("activations", spec, lambda f: cache.write(any_seed, num_tokens, f))
+        return CachedActivations(cache, folder, num_tokens, self.lm.d_model, cfg.seed, self.lm.device)
 
-    def _sample(self, stream: ActivationStream) -> torch.Tensor:
+    def _stream(self, split: TokenBlocks, seed: int | None) -> ActivationStream:
+        return ActivationStream(self.lm, self.site, split, self.cfg.lm_batch, seed)
+
+    def _sample(self, stream: ActivationSequence) -> torch.Tensor:
         """The first training activations, on the CPU."""
         return stream.read(0, min(SAMPLE_TOKENS, stream.tokens_per_round)).float().cpu()
 

@@ -8,6 +8,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from sae_nfm.data.activations import Pool
+from sae_nfm.data.cache import ActivationCache
 from sae_nfm.data.corpora import Corpus
 from sae_nfm.distributed import start_ranks
 from sae_nfm.evaluation.baselines import Baseline
@@ -44,6 +45,11 @@ def site(cfg: DictConfig) -> Site:
 def corpus(cfg: DictConfig) -> Corpus:
     """The documents."""
     return instantiate(cfg.corpus)
+
+
+def activation_cache(cfg: DictConfig) -> ActivationCache | None:
+    """How training activations are kept on disk; None where they are not."""
+    return None if cfg.activations is None else instantiate(cfg.activations)
 
 
 def sae(node: DictConfig, d_in: int) -> TopKSAE:
@@ -166,6 +172,7 @@ def check(cfg: DictConfig) -> None:
     ):
         if cfg[setting] < 1:
             raise ValueError(f"{setting}={cfg[setting]}: allowed are whole numbers from 1")
+    activation_cache(cfg)
     pool(cfg)
     schedule(cfg, "train_tokens")
     with torch.device("meta"):

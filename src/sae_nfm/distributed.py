@@ -25,7 +25,9 @@ def start_ranks(accelerator: str, devices: Any, num_nodes: int, strategy: str) -
     kind = "auto" if strategy == "auto" else "ddp"
     fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=num_nodes, strategy=kind)
     fabric.launch()
-    return DistributedRanks() if dist.is_initialized() else Ranks()
+    ranks = DistributedRanks() if dist.is_initialized() else Ranks()
+    ranks.device = fabric.device
+    return ranks
 
 
 class DistributedRanks(Ranks):

@@ -1,7 +1,7 @@
 """The processes of one study, and what the first of them decides for all."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -11,6 +11,8 @@ class Ranks:
 
     rank = 0
     world_size = 1
+    device: Any = "cpu"
+    """Where this process computes."""
 
     @property
     def is_first(self) -> bool:

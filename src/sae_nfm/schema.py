@@ -28,6 +28,7 @@ class StudyConfig:
     seed: int = MISSING
     lm: Any = MISSING
     corpus: Any = MISSING
+    activations: Any = MISSING
     splits: Splits = MISSING
     max_tokens: int | None = MISSING
     layer: int = MISSING

@@ -209,7 +209,9 @@ class Recorder:
 
 
 def module_of(splits, lm, validation_tokens=500, rank=0, world_size=1):
-    module = ActivationModule(lm, SITE, splits, POOL, 5, validation_tokens, seed=0)
+    training = ActivationStream(lm, SITE, splits.train, 5, 0)
+    validation = ActivationStream(lm, SITE, splits.validation, 5, None)
+    module = ActivationModule(training, validation, POOL, validation_tokens, seed=0)
     module.trainer = SimpleNamespace(global_rank=rank, world_size=world_size)
     return module
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -12,8 +12,18 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from sae_nfm.data.tokens import TokenBlocks, TokenSplits
+from sae_nfm.data.tokens import TokenBlocks
 from sae_nfm.lm import LanguageModel, Site
+
+
+class ActivationSequence(Protocol):
+    """Activations as one endless sequence, round after round."""
+
+    tokens_per_round: int
+
+    def read(self, start: int, stop: int) -> Float[Tensor, "token d_model"]:
+        """Activations of tokens `start` to `stop` of the sequence, on the device."""
+        ...
 
 
 class ActivationStream:
@@ -104,7 +114,7 @@ class PooledBatches(IterableDataset):
     """
 
     def __init__(
-        self, stream: ActivationStream, pool: Pool, step: int, rank: int, world_size: int, seed: int
+        self, stream: ActivationSequence, pool: Pool, step: int, rank: int, world_size: int, seed: int
     ) -> None:
         if pool.batch % world_size:
             raise ValueError(
@@ -135,36 +145,26 @@ class ActivationModule(LightningDataModule):
     """Training and validation activations of one site.
 
     Args:
-        lm: moved to the trainer's device at set-up.
-        site: where activations are read.
-        splits: token blocks; the test split is not touched.
+        training: what is learnt from.
+        validation: activations of held-out documents.
         pool: batch and shuffle pool.
-        lm_batch: blocks that go through the prefix at once.
         validation_tokens: held-out tokens per validation, at most.
-        seed: of permutations and shuffles.
+        seed: of the shuffles.
     """
 
     def __init__(
         self,
-        lm: LanguageModel,
-        site: Site,
-        splits: TokenSplits,
+        training: ActivationSequence,
+        validation: ActivationSequence,
         pool: Pool,
-        lm_batch: int,
         validation_tokens: int,
         seed: int,
     ) -> None:
         super().__init__()
-        self.lm, self.pool, self.seed = lm, pool, seed
-        self.training = ActivationStream(lm, site, splits.train, lm_batch, seed)
-        self.validation = ActivationStream(lm, site, splits.validation, lm_batch, None)
+        self.pool, self.seed = pool, seed
+        self.training, self.validation = training, validation
         self.validation_tokens = min(validation_tokens, self.validation.tokens_per_round)
         self.step = 0
-
-    def setup(self, stage: str) -> None:
-        """Put the model where the trainer computes."""
-        assert self.trainer is not None
-        self.lm.to(self.trainer.strategy.root_device)
 
     def sample(self, num_tokens: int) -> Float[Tensor, "token d_model"]:
         """The first training activations, for fitting the normaliser and initialising biases."""
@@ -208,7 +208,7 @@ class _Slices(IterableDataset):
     """
 
     def __init__(
-        self, stream: ActivationStream, num_tokens: int, size: int, rank: int, world_size: int
+        self, stream: ActivationSequence, num_tokens: int, size: int, rank: int, world_size: int
     ) -> None:
         self.stream, self.num_tokens, self.size = stream, num_tokens, size
         self.rank, self.world_size = rank, world_size
