@@ -55,6 +55,15 @@ def _headlines(summary: Summary, pairs: list[tuple[str, str]]) -> dict[str, Any]
     both, linear = "sae_nfm" in summary.names, "sae_linear" in summary.names
     return {
         "pathology": pathology,
+        "pathology_change": {
+            baseline: as_json(
+                summary.ratio_difference(
+                    "kl", ("sae_nfm", f"{baseline}(sae_nfm)"), ("sae", f"{baseline}(sae)")
+                )
+            )
+            for baseline in pathology.get("sae_nfm", {})
+            if baseline in pathology.get("sae", {})
+        },
         "reduction": as_json(summary.reduction("kl", "sae_nfm", "sae")) if both else None,
         "mse_reduction": as_json(summary.reduction("mse", "sae_nfm", "sae")) if both else None,
         "marginal_interaction": {

@@ -248,3 +248,12 @@ def test_a_single_document_is_refused():
         ValueError, match="eval_tokens: the scored tokens come from 1 document; allowed are 2"
     ):
         summary_of(Tokens(num_documents=1))
+
+
+def test_a_difference_of_ratios_keeps_the_pairing(summary):
+    estimate = summary.ratio_difference("kl", ("sae", "eps(sae)"), ("sae_nfm", "eps(sae)"))
+    one, other = summary.ratio("kl", "sae", "eps(sae)"), summary.ratio("kl", "sae_nfm", "eps(sae)")
+    assert estimate.value == pytest.approx(one.value - other.value, rel=1e-12)
+    same = summary.ratio_difference("kl", ("sae", "eps(sae)"), ("sae", "eps(sae)"))
+    assert (same.value, same.ci95) == (0, (0, 0))
+    assert summary.ratio_difference("kl", ("sae", "clean"), ("sae", "eps(sae)")) is None

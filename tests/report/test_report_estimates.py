@@ -100,3 +100,22 @@ def test_without_an_nfm_the_headline_is_the_pathology_or_the_kl():
     assert headline(fake_result(("sae",), ()))[0].startswith("Splicing in the SAE's reconstruction costs")
     assert headline({"conditions": {}}) == ["This study measured no condition."]
     assert facts({}) == []
+
+
+def test_the_change_of_the_ratio_to_random_errors_is_said_as_its_interval_allows():
+    def said(value, low, high):
+        result = fake_result(("sae", "sae_nfm")) | {
+            "pathology_change": {"eps": {"value": value, "ci95": [low, high]}}
+        }
+        return headline(result)[-1]
+
+    assert said(-0.3, -0.4, -0.2).endswith("that multiple is lower by 0.30 (95% interval 0.20 to 0.40).")
+    assert said(0.3, 0.2, 0.4).endswith("that multiple is higher by 0.30 (95% interval 0.20 to 0.40).")
+    assert said(0.1, -0.2, 0.4).endswith("The NFM does not change that multiple beyond chance.")
+
+
+def test_parts_that_were_trained_together_are_not_taken_for_the_best_of_each():
+    result = fake_result(("sae", "sae_linear", "sae_nfm"))
+    for fit, words in (("together", "not the best linear one."), ("linear_then_interaction", "leaves.")):
+        result["nfm"]["fit"] = fit
+        assert headline(result)[1].endswith(words)

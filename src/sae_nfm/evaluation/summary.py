@@ -78,6 +78,14 @@ class Summary:
         (x, xs), (y, ys) = self._mean(measure, a), self._mean(measure, b)
         return Estimate.of(x / y, xs / ys) if y > 0 and (ys > 0).all() else None
 
+    def ratio_difference(self, measure: str, a: tuple[str, str], b: tuple[str, str]) -> Estimate | None:
+        """The ratio of the pair `a` less that of the pair `b`; None where either has none."""
+        if self.ratio(measure, *a) is None or self.ratio(measure, *b) is None:
+            return None
+        means = [[self._mean(measure, name) for name in pair] for pair in (a, b)]
+        (x, xs), (y, ys) = ((over[0] / under[0], over[1] / under[1]) for over, under in means)
+        return Estimate.of(x - y, xs - ys)
+
     def reduction(self, measure: str, a: str, b: str) -> Estimate | None:
         """1 − ratio of `a` to `b`: the share of `b` that `a` takes away."""
         ratio = self.ratio(measure, a, b)

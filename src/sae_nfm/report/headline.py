@@ -77,10 +77,16 @@ def marginal_gain(result: Mapping[str, Any]) -> str | None:
         return None
     of_linear = f", {format_value(share, 1, '%')} of what the linear part leaves" if share else ""
     size = f"{_with_interval(absolute, 3)} nats/token{of_linear}"
+    together = lookup(result, "nfm", "fit") == "together"
+    caveat = (
+        " Both parts were trained together, so that the linear part alone is not the best linear one."
+        if together
+        else ""
+    )
     if absolute.low is not None and not absolute.excludes(0):
-        return f"Feature interactions bring nothing measurable beyond the linear part: {size}."
+        return f"Feature interactions bring nothing measurable beyond the linear part: {size}.{caveat}"
     verb = "take off a further" if absolute.value >= 0 else "change the KL beyond the linear part by"
-    return f"Feature interactions {verb} {size}."
+    return f"Feature interactions {verb} {size}.{caveat}"
 
 
 def _pathology(result: Mapping[str, Any]) -> str | None:
@@ -95,5 +101,17 @@ def _pathology(result: Mapping[str, Any]) -> str | None:
     said = [f"{_with_interval(ratio, 2)} times as far for {label(name)}" for name, ratio in ratios.items()]
     return (
         "Against random errors of the same length at the same tokens, the reconstruction's error moves the "
-        f"next-token distribution {' and '.join(said)}."
+        f"next-token distribution {' and '.join(said)}.{_pathology_change(result)}"
     )
+
+
+def _pathology_change(result: Mapping[str, Any]) -> str:
+    """What the NFM makes of the ratio to random errors, itself included in what they are matched to."""
+    change = estimate(lookup(result, "pathology_change", "eps"))
+    if change is None:
+        return ""
+    if change.low is not None and not change.excludes(0):
+        return " The NFM does not change that multiple beyond chance."
+    higher = change.value > 0
+    size = _with_interval(change if higher else change.scaled(-1), 2)
+    return f" With the NFM that multiple is {'higher' if higher else 'lower'} by {size}."
