@@ -180,7 +180,7 @@ class Artifacts:
         num_tokens = self.cfg.control_tokens
 
         def make(folder: Path) -> None:
-            stream = self._training()
+            stream = self._stream(self.splits.train, self.cfg.seed)
             equations = NormalEquations(control)
             for start in range(0, num_tokens, 8192):
                 x = stream.read(start, min(start + 8192, num_tokens)).float()
@@ -200,7 +200,7 @@ class Artifacts:
         assert plant is not None
 
         def make(folder: Path) -> None:
-            x = autoencoder.normalizer(self._sample(self._training()))
+            x = autoencoder.normalizer(self._sample(self._stream(self.splits.train, self.cfg.seed)))
             with torch.no_grad():
                 codes = autoencoder.sae.encode(x)
                 plant.fit(codes, autoencoder.sae.decode(codes), autoencoder.sae.d_sae, self.cfg.seed)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sae_nfm.report.estimates import label, lookup, number
+from sae_nfm.report.estimates import label, number
 from sae_nfm.report.figures import draw_figures
 from sae_nfm.report.headline import facts, headline, marginal_gain
 from sae_nfm.report.page import (
@@ -36,7 +36,7 @@ _FIGURES = {
     ),
     "kl_by_position": (
         "KL along the context",
-        "Mean KL at each position, 95% intervals over documents.",
+        "Mean KL at each position of a block, 95% intervals over blocks.",
     ),
     "kl_distribution": (
         "How the measurements are distributed",
@@ -152,24 +152,27 @@ def _components(result: Mapping[str, Any]) -> Html:
     )
     headings = number_headings("mean KL", "KL reduction", "squared-error reduction")
     marginal = tag("p", marginal_gain(result) or "")
-    worse = [
-        tag("p", f"KL is higher at {100 * share:.1f}% of the positions ({pair}).", class_="note")
-        for pair, found in (result.get("made_worse") or {}).items()
-        if (share := number(lookup(found, "fraction"))) is not None
-    ]
     title = tag("h2", "What each part of the NFM brings")
-    return join([title, table(["what replaces the activation", *headings], lines), marginal, *worse])
+    return join([title, table(["what replaces the activation", *headings], lines), marginal])
 
 
 def _tests(result: Mapping[str, Any]) -> Html:
     rows = paired_test_rows(result)
     if not rows:
         return Html()
-    headings = ("difference of mean KL", "Cohen's d", "paired t, clustered", "Wilcoxon p", "p after Holm")
+    headings = (
+        "difference of mean KL",
+        "KL higher at",
+        "Cohen's d",
+        "paired t, clustered",
+        "Wilcoxon p",
+        "p after Holm",
+    )
     published = tag("th", "unpaired t, as published", class_="number")
     note = (
-        "Differences are paired by token, and errors clustered by document. The unpaired t takes tokens as "
-        "independent, as the published analysis did; it is here for comparison, not as evidence."
+        "Differences are paired by token, and errors clustered by document. “KL higher at”: the share of "
+        "positions where the first of the pair has the higher KL. The unpaired t takes tokens as independent, as "
+        "the published analysis did; it is here for comparison, not as evidence."
     )
     lines = table(["pair", *number_headings(*headings), published], map(_paired_test_line, rows))
     return join([tag("h2", "Tests"), lines, tag("p", note, class_="note")])
@@ -188,6 +191,7 @@ def _paired_test_line(row: PairedTestRow) -> Html:
         "tr",
         tag("td", row.pair, class_="name"),
         number_cell(row.difference),
+        cell("–" if row.worse is None else f"{100 * row.worse:.1f}%"),
         cell("–" if row.cohens_d is None else f"{row.cohens_d:.2f}"),
         t_and_p(row.clustered),
         cell(format_p(row.wilcoxon.get("p"))),

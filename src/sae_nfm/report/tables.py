@@ -53,6 +53,7 @@ class PairedTestRow(NamedTuple):
 
     pair: str
     difference: Estimate | None  # nats/token
+    worse: float | None  # share of positions at which the first condition's KL is higher
     cohens_d: float | None
     clustered: Mapping[str, Any]  # t, df, p: paired, errors clustered by document
     wilcoxon: Mapping[str, Any]  # statistic, p, n_documents
@@ -104,6 +105,7 @@ def paired_test_rows(result: Mapping[str, Any]) -> list[PairedTestRow]:
         PairedTestRow(
             pair=f"{test.get('a')} - {test.get('b')}",
             difference=estimate(test.get("difference")),
+            worse=number(lookup(result, "made_worse", f"{test.get('a')} vs {test.get('b')}", "fraction")),
             cohens_d=number(test.get("cohens_d")),
             clustered=test.get("paired_t_clustered") or {},
             wilcoxon=test.get("wilcoxon") or {},
