@@ -100,7 +100,7 @@ def fake_tests(kl):
             "p_holm": 6e-160,
             "unpaired_t_as_published": {"t": 1503.0, "p": 0.0},
         }
-        for a, b in (("sae", "eps(sae)"), ("sae_nfm", "eps(sae_nfm)"), ("sae", "sae_nfm"))
+        for a, b in (("sae", "eps(sae)"), ("sae_nfm", "eps(sae_nfm)"), ("sae_nfm", "sae"))
         if a in kl and b in kl
     ]
 

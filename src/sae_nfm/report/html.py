@@ -171,8 +171,8 @@ def _tests(result: Mapping[str, Any]) -> Html:
     published = tag("th", "unpaired t, as published", class_="number")
     note = (
         "Differences are paired by token, and errors clustered by document. “KL higher at”: the share of "
-        "positions where the first of the pair has the higher KL. The unpaired t takes tokens as independent, as "
-        "the published analysis did; it is here for comparison, not as evidence."
+        "positions where the first of the pair has the higher KL. The unpaired t takes tokens as "
+        "independent, as the published analysis did; it is here for comparison, not as evidence."
     )
     lines = table(["pair", *number_headings(*headings), published], map(_paired_test_line, rows))
     return join([tag("h2", "Tests"), lines, tag("p", note, class_="note")])
