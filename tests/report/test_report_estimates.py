@@ -93,6 +93,10 @@ def test_the_headline_says_what_the_interval_allows():
     assert "raises the SAE's next-token KL by 10.0% (95% interval 8.0 to 12.0)" in headline(result)[0]
     result["marginal_interaction"]["absolute"] = {"value": 0.001, "ci95": [-0.001, 0.003]}
     assert headline(result)[1].startswith("Feature interactions bring nothing measurable")
+    result["marginal_interaction"]["absolute"] = {"value": -0.002, "ci95": [-0.003, -0.001]}
+    assert headline(result)[1].startswith(
+        "Feature interactions bring nothing beyond the linear part: they add 0.002"
+    )
 
 
 def test_without_an_nfm_the_headline_is_the_pathology_or_the_kl():

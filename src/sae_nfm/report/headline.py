@@ -85,8 +85,12 @@ def marginal_gain(result: Mapping[str, Any]) -> str | None:
     )
     if absolute.low is not None and not absolute.excludes(0):
         return f"Feature interactions bring nothing measurable beyond the linear part: {size}.{caveat}"
-    verb = "take off a further" if absolute.value >= 0 else "change the KL beyond the linear part by"
-    return f"Feature interactions {verb} {size}.{caveat}"
+    if absolute.value < 0:
+        loss = _with_interval(absolute.scaled(-1), 3)
+        return (
+            f"Feature interactions bring nothing beyond the linear part: they add {loss} nats/token.{caveat}"
+        )
+    return f"Feature interactions take off a further {size}.{caveat}"
 
 
 def _pathology(result: Mapping[str, Any]) -> str | None:
