@@ -24,7 +24,7 @@ AS_IT_COMES = {"lr": 3e-4, "normalize": "none", "scheduled": False}
 GRID = [AS_IT_COMES] + [
     {"lr": lr, "normalize": normalize, "scheduled": True}
     for normalize in ("none", "expected_average_only_in")
-    for lr in (4e-3, 8e-3)
+    for lr in (4e-3, 8e-3, 16e-3)
 ]
 ESTIMATED_ON = 16  # batches, for the scale of the activations
 

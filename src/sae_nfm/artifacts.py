@@ -181,7 +181,7 @@ class Artifacts:
 
         def make(folder: Path) -> None:
             stream = self._stream(self.splits.train, self.cfg.seed)
-            equations = NormalEquations(control)
+            equations = NormalEquations(control.to(self.lm.device))
             for start in range(0, num_tokens, 8192):
                 x = stream.read(start, min(start + 8192, num_tokens)).float()
                 with torch.no_grad():
