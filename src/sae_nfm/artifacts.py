@@ -83,12 +83,12 @@ class Artifacts:
         if nfm.fit == "linear_then_interaction" and (cfg.linear or cfg.bias) and nfm.has_interaction:
             first = _changed(cfg, interaction=False)
             linear = config.nfm(first, self.cfg.sae.d_sae, self.lm.d_model)
-            self._residual_model("nfm", _nfm_spec(first, linear), linear, autoencoder)
+            self._residual_model("nfm", _nfm_spec(first, linear), linear, autoencoder, stage="nfm_linear")
             nfm.load_state_dict(linear.state_dict(), strict=False)
             for parameter in (nfm.W_lin, nfm.b):
                 if parameter is not None:
                     parameter.requires_grad_(False)
-        self._residual_model("nfm", _nfm_spec(cfg, nfm), nfm, autoencoder)
+        self._residual_model("nfm", _nfm_spec(cfg, nfm), nfm, autoencoder, stage="nfm")
         return Autoencoder(autoencoder.normalizer, autoencoder.sae, nfm, autoencoder.plant)
 
     def wide_sae(self, num_parameters: int) -> Autoencoder:
@@ -107,7 +107,7 @@ class Artifacts:
             self._solve(name, control, autoencoder)
         else:
             spec = {"control": name, "num_parameters": num_parameters}
-            self._residual_model("control", spec, control, autoencoder)
+            self._residual_model("control", spec, control, autoencoder, stage=name)
 
     def surroundings(self) -> Surroundings:
         """Mean, covariance and a bank of the site's activations."""
@@ -158,8 +158,10 @@ class Artifacts:
         spec: dict[str, Any],
         model: NeuralFactorizationMachine | CodesMLP,
         autoencoder: Autoencoder,
+        *,
+        stage: str,
     ) -> None:
-        """Train a model of the SAE's residual in place, or load it."""
+        """Train a model of the SAE's residual in place, or load it; `stage` names it in logs and curves."""
         study = self.cfg
         spec = self._on_this_sae() | {
             kind: spec,
@@ -172,9 +174,9 @@ class Artifacts:
             optimizer, objective = config.optimizer(study.nfm_optimizer), config.objective(study)
             both = Autoencoder(autoencoder.normalizer, autoencoder.sae, model, autoencoder.plant)
             task = NFMTask(both, objective, optimizer, schedule, study.seed)
-            train(kind, task, self._activations(), model, self.runner, folder)
+            train(stage, task, self._activations(), model, self.runner, folder)
 
-        self._load(kind, self.store.fetch(kind, spec, make, together=True), model)
+        self._load(stage, self.store.fetch(kind, spec, make, together=True), model)
 
     def _solve(self, name: str, control: LinearControl, autoencoder: Autoencoder) -> None:
         num_tokens = self.cfg.control_tokens
