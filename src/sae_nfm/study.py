@@ -72,6 +72,7 @@ class Study:
         self.tracker: Tracker = config.tracker(self.cfg, self.folder, self.origin["choices"])
         self.runner: Run = config.run(self.cfg, self.tracker)
         self.artifacts = Artifacts(self.cfg, self.runner, self.ranks)
+        self.scored = self.scored_blocks()
         autoencoder = self.artifacts.sae()
         if self.cfg.nfm is not None:
             autoencoder = self.artifacts.nfm(autoencoder)
@@ -81,6 +82,32 @@ class Study:
         if self.ranks.is_first:
             self.report(found)
         return found
+
+    def scored_blocks(self) -> ScoredBlocks:
+        """What will be scored, looked at before anything is trained.
+
+        Raises:
+            ValueError: it is all of one document, so that nothing could be said about the spread.
+        """
+        cfg, evaluation = self.cfg, self.cfg.evaluation
+        scored = ScoredBlocks(
+            self.artifacts.splits.test,
+            cfg.eval_tokens,
+            evaluation.bos == "patch",
+            evaluation.replace,
+            evaluation.position,
+            evaluation.batch_size,
+        )
+        if scored.num_tokens < cfg.eval_tokens:
+            log.warning(
+                "eval_tokens=%d: the test split holds %d, which are used", cfg.eval_tokens, scored.num_tokens
+            )
+        if scored.is_one_document():
+            raise ValueError(
+                f"eval_tokens={cfg.eval_tokens}: the scored tokens come from 1 document; allowed are so many "
+                "that they come from 2 or more, and for intervals to be right from 200"
+            )
+        return scored
 
     def controls(self, autoencoder: Autoencoder) -> dict[str, Reconstruction]:
         """The reconstructions to evaluate, with the controls among them trained or solved."""
@@ -101,24 +128,12 @@ class Study:
     ) -> EvaluationTask:
         """Splice every condition into the model over held-out documents."""
         cfg, evaluation = self.cfg, self.cfg.evaluation
-        scored = ScoredBlocks(
-            self.artifacts.splits.test,
-            cfg.eval_tokens,
-            evaluation.bos == "patch",
-            evaluation.replace,
-            evaluation.position,
-            evaluation.batch_size,
-        )
-        if scored.num_tokens < cfg.eval_tokens:
-            log.warning(
-                "eval_tokens=%d: the test split holds %d, which are used", cfg.eval_tokens, scored.num_tokens
-            )
         named = config.conditions(cfg)
         export = self.folder / "tokens" if evaluation.save_tokens else None
         settings = Settings(evaluation.rows, evaluation.top_n, export, cfg.seed)
         lm, site = self.artifacts.lm, self.artifacts.site
         around = self._surroundings(named)
-        task = EvaluationTask(lm, site, autoencoder, scored, named, reconstructions, around, settings)
+        task = EvaluationTask(lm, site, autoencoder, self.scored, named, reconstructions, around, settings)
         trainer = self.runner.trainer(
             precision="32-true", logger=False, callbacks=[progress_bar()], default_root_dir=self.folder
         )

@@ -60,3 +60,11 @@ def test_settings_out_of_range_are_named(splits):
         ScoredBlocks(splits.test, 10, False, "single", 16, 4)
     with pytest.raises(ValueError, match=r"evaluation\.batch_size=0"):
         ScoredBlocks(splits.test, 10, False, "all", 1, 0)
+
+
+def test_positions_of_one_document_are_told_from_those_of_more(splits):
+    documents = splits.test.documents(range(3))[:, 1:].flatten()
+    first = int((documents == documents[0]).sum())  # its BOS counts among them and is not scored
+    for num_tokens, one in ((1, True), (first - 1, True), (first + 1, False), (200, False)):
+        chosen, _, _ = scored_of(splits.test, num_tokens=num_tokens)
+        assert chosen.is_one_document() is one, num_tokens

@@ -66,6 +66,13 @@ class ScoredBlocks(IterableDataset):
         left = torch.from_numpy(self.num_tokens - self._before[numbers.cpu().numpy()]).to(tokens.device)
         return candidates & (candidates.cumsum(1) <= left.unsqueeze(1))
 
+    def is_one_document(self) -> bool:
+        """Whether all scored positions lie in one document."""
+        ends = torch.tensor([0, self.num_blocks - 1])
+        scored = self.scored(ends, self.blocks.tokens(ends.numpy()))
+        documents = self.blocks.documents(ends.numpy())[scored]
+        return len(documents.unique()) < 2
+
     def _candidates(self, tokens: Int64[Tensor, "block pos"]) -> Bool[Tensor, "block pos"]:
         is_bos = tokens == self.blocks.bos_id
         candidates = torch.ones_like(is_bos) if self.with_bos else ~is_bos
