@@ -13,6 +13,7 @@ import torch
 
 from sae_nfm.evaluation.statistics import Estimate
 from sae_nfm.evaluation.summary import Summary
+from sae_nfm.models.plant import Plant
 from sae_nfm.store import write_atomically
 
 SCHEMA = 1
@@ -69,21 +70,24 @@ def _headlines(summary: Summary, pairs: list[tuple[str, str]]) -> dict[str, Any]
         "marginal_interaction": {
             "absolute": as_json(summary.difference("kl", "sae_linear", "sae_nfm")),
             "share": as_json(summary.reduction("kl", "sae_nfm", "sae_linear")),
-            **_other_shares(summary),
+            "share_over_refit": as_json(summary.reduction("kl", "sae_nfm", "refit"))
+            if "refit" in summary.names
+            else None,
         }
         if both and linear
         else None,
     }
 
 
-def _other_shares(summary: Summary) -> dict[str, Any]:
-    """The share over a decoder refitted exactly, and that of a model that knows what was planted."""
-    shares = {}
-    if "refit" in summary.names:
-        shares["share_over_refit"] = as_json(summary.reduction("kl", "sae_nfm", "refit"))
-    if "sae_planted" in summary.names:
-        shares["planted_share"] = as_json(summary.reduction("kl", "sae_planted", "sae_linear"))
-    return shares
+def planted(summary: Summary, plant: Plant) -> dict[str, Any]:
+    """What was planted, and the `share` that a model which knows it takes off KL(sae_linear): the truth.
+
+    Where no interactions are planted the truth is 0: such a model takes off the linear part's own error.
+    """
+    share = Estimate(0.0, (0.0, 0.0))
+    if plant.has_interactions:
+        share = summary.reduction("kl", "sae_planted", "sae_linear")
+    return {"kind": plant.kind, "share": as_json(share)}
 
 
 def as_json(estimate: Estimate | None) -> dict[str, Any] | None:

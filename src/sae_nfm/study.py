@@ -154,6 +154,8 @@ class Study:
             )
         quality = task.quality.compute()
         found = result.findings(summary)
+        plant = task.autoencoder.plant
+        knows = plant is not None and {"sae_planted", "sae_linear"} <= set(summary.names)
         measurements = sum(entry["n"] for name, entry in found["conditions"].items() if name != "clean")
         keys = ("path", "dtype", "n_layers", "d_model", "d_vocab")
         return {
@@ -178,6 +180,7 @@ class Study:
                 "position": task.scored.single,
             },
             **found,
+            "planted": result.planted(summary, plant) if plant is not None and knows else None,
             "timing": self._timing(measurements / task.seconds, time.perf_counter() - started),
             "environment": result.environment(lm.device),
             "settings": config.plain(cfg),

@@ -123,3 +123,15 @@ def test_parts_that_were_trained_together_are_not_taken_for_the_best_of_each():
     for fit, words in (("together", "not the best linear one."), ("linear_then_interaction", "leaves.")):
         result["nfm"]["fit"] = fit
         assert headline(result)[1].endswith(words)
+
+
+def test_a_control_says_what_was_planted_and_what_was_found():
+    result = fake_result(("sae", "sae_linear", "sae_nfm"))
+    result["marginal_interaction"]["share"] = {"value": 0.39, "ci95": [0.35, 0.42]}
+    result["planted"] = {"kind": "pairs", "share": {"value": 0.4, "ci95": [0.36, 0.43]}}
+    assert headline(result)[0] == (
+        "Control: pairs worth 40.0% (95% interval 36.0 to 43.0) were planted; interactions take 39.0% "
+        "(95% interval 35.0 to 42.0) off the KL that the linear part leaves."
+    )
+    result["planted"] = {"kind": "none", "share": {"value": 0.0, "ci95": [0.0, 0.0]}}
+    assert headline(result)[0].startswith("Control: no interactions were planted; interactions take 39.0%")

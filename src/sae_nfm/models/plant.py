@@ -45,6 +45,11 @@ class Plant(nn.Module):
         self.kind, self.size, self.num_tuples = kind, sizes[kind], num_tuples
         self.strength, self.noise = 0.0 if kind == "none" else strength, noise
 
+    @property
+    def has_interactions(self) -> bool:
+        """Whether products of latents are planted."""
+        return self.size > 1
+
     @torch.no_grad()
     def fit(self, codes: Codes, reconstruction: Float[Tensor, "token d_in"], d_sae: int, seed: int) -> None:
         """Choose the tuples among busy latents, and set the scales, on a sample."""

@@ -19,7 +19,7 @@ from sae_nfm.report.estimates import (
 
 def headline(result: Mapping[str, Any]) -> list[str]:
     """The findings, the most important one first; at least one sentence."""
-    sentences = [_gain(result), marginal_gain(result), _pathology(result)]
+    sentences = [_planted(result), _gain(result), marginal_gain(result), _pathology(result)]
     found = [sentence for sentence in sentences if sentence]
     return found or ["This study measured no condition."]
 
@@ -50,6 +50,22 @@ def _count(value: Any) -> str:
 def _with_interval(shown: Estimate, minimum: int, unit: str = "") -> str:
     value, interval = format_parts(shown, minimum, unit)
     return f"{value} (95% interval {interval.strip('[]').replace(', ', ' to ')})" if interval else value
+
+
+def _planted(result: Mapping[str, Any]) -> str | None:
+    """Whether the instrument finds the interactions that were put there, and none where none were."""
+    truth, found = (
+        estimate(lookup(result, "planted", "share")),
+        lookup(result, "marginal_interaction", "share"),
+    )
+    share = estimate(found)
+    if truth is None or share is None:
+        return None
+    said = f"interactions take {_with_interval(share, 1, '%')} off the KL that the linear part leaves"
+    if truth.value == 0:
+        return f"Control: no interactions were planted; {said}."
+    kind, worth = lookup(result, "planted", "kind"), _with_interval(truth, 1, "%")
+    return f"Control: {kind} worth {worth} were planted; {said}."
 
 
 def _gain(result: Mapping[str, Any]) -> str | None:
