@@ -54,11 +54,8 @@ def _with_interval(shown: Estimate, minimum: int, unit: str = "") -> str:
 
 def _planted(result: Mapping[str, Any]) -> str | None:
     """Whether the instrument finds the interactions that were put there, and none where none were."""
-    truth, found = (
-        estimate(lookup(result, "planted", "share")),
-        lookup(result, "marginal_interaction", "share"),
-    )
-    share = estimate(found)
+    truth = estimate(lookup(result, "planted", "share"))
+    share = estimate(lookup(result, "marginal_interaction", "share"))
     if truth is None or share is None:
         return None
     said = f"interactions take {_with_interval(share, 1, '%')} off the KL that the linear part leaves"
