@@ -22,7 +22,8 @@ from sae_nfm import config
 from sae_nfm.__main__ import CONFIG_DIR
 from sae_nfm.artifacts import Artifacts
 from sae_nfm.data.activations import ActivationStream, PooledBatches
-from sae_nfm.ranks import Ranks
+from sae_nfm.site_activations import SiteActivations
+from sae_nfm.store import Store
 from sae_nfm.training.quality import DictionaryQuality
 
 HERE = Path(__file__).parent
@@ -36,11 +37,12 @@ def compose_study(overrides: list[str]) -> DictConfig:
         return compose("study", [*SETTINGS, *overrides])
 
 
-def write_activations(artifacts: Artifacts, cfg: DictConfig, num_held_out: int, folder: Path) -> None:
+def write_activations(activations: SiteActivations, cfg: DictConfig, num_held_out: int, folder: Path) -> None:
     """`train.npy`, the batches that a study is dealt, and `held_out.npy`, from its test documents."""
-    lm, site, splits = artifacts.lm, artifacts.site, artifacts.splits
-    training = ActivationStream(lm, site, splits.train, cfg.lm_batch, cfg.seed)
-    batches = PooledBatches(training, config.pool(cfg), step=0, rank=0, world_size=1, seed=cfg.seed)
+    lm, site, splits = activations.lm, activations.site, activations.splits
+    batches = PooledBatches(
+        activations.stream(), config.pool(cfg), step=0, rank=0, world_size=1, seed=cfg.seed
+    )
     num_steps = cfg.train_tokens // cfg.batch_tokens
     shape = (num_steps * cfg.batch_tokens, lm.d_model)
     array = np.lib.format.open_memmap(folder / "train.npy", mode="w+", dtype=np.float32, shape=shape)
@@ -82,8 +84,9 @@ def main() -> None:
     cfg = compose_study([*(f"{key}={value}" for key, value in sizes.items()), *args.overrides])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        artifacts = Artifacts(cfg, config.run(cfg, config.tracker(cfg, folder, {})), Ranks())
-        write_activations(artifacts, cfg, args.held_out, folder)
+        activations = SiteActivations(cfg, Store(cfg.artifacts), "cpu")
+        write_activations(activations, cfg, args.held_out, folder)
+        artifacts = Artifacts(cfg, activations, config.run(cfg, config.tracker(cfg, folder, {})))
         found = ours(artifacts, folder)
         grid = theirs(args.peers, cfg, folder)
         num_held_out = len(np.load(folder / "held_out.npy", mmap_mode="r"))

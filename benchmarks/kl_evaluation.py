@@ -66,11 +66,11 @@ class Theirs:
     """The published evaluation of the same blocks in the same batches."""
 
     def __init__(self, study: Study, autoencoder: Autoencoder, num_blocks: int) -> None:
-        model = AutoModelForCausalLM.from_pretrained(study.artifacts.lm.path, dtype=torch.float32).eval()
+        model = AutoModelForCausalLM.from_pretrained(study.activations.lm.path, dtype=torch.float32).eval()
         base = model.base_model
         layer = (base.h if hasattr(base, "h") else base.layers)[study.cfg.layer]
         self.evaluation = PublishedEvaluation(model, layer, autoencoder, DRAWS)
-        self.batches = study.artifacts.splits.test.tokens(range(num_blocks)).split(BATCH)
+        self.batches = study.activations.splits.test.tokens(range(num_blocks)).split(BATCH)
 
     def __call__(self) -> float:
         """Seconds of one evaluation."""
@@ -114,7 +114,7 @@ def main() -> None:
 
 def shape_of(study: Study, theirs: Theirs) -> Shape:
     """Sizes of what was timed."""
-    lm, cfg = study.artifacts.lm, study.cfg
+    lm, cfg = study.activations.lm, study.cfg
     gated_mlp = getattr(theirs.evaluation.model.config, "intermediate_size", None)
     return Shape(
         Path(lm.path).name, lm.n_layers, lm.d_model, lm.d_vocab, gated_mlp, cfg.layer, cfg.sae.d_sae,

@@ -21,7 +21,8 @@ from sae_nfm.evaluation.task import Condition, EvaluationTask, Settings
 from sae_nfm.models.autoencoder import Autoencoder
 from sae_nfm.report.html import write_report
 from sae_nfm.report.tables import print_ratios
-from sae_nfm.store import fingerprint, write_atomically
+from sae_nfm.site_activations import SiteActivations
+from sae_nfm.store import Store, fingerprint, write_atomically
 from sae_nfm.tracking.trackers import Tracker
 from sae_nfm.training.callbacks import progress_bar
 from sae_nfm.training.stages import Run
@@ -71,7 +72,8 @@ class Study:
         seed_everything(self.cfg.seed, verbose=False)
         self.tracker: Tracker = config.tracker(self.cfg, self.folder, self.origin["choices"])
         self.runner: Run = config.run(self.cfg, self.tracker)
-        self.artifacts = Artifacts(self.cfg, self.runner, self.ranks)
+        self.activations = SiteActivations(self.cfg, Store(self.cfg.artifacts, self.ranks), self.ranks.device)
+        self.artifacts = Artifacts(self.cfg, self.activations, self.runner)
         self.scored = self.scored_blocks()
         autoencoder = self.artifacts.sae()
         if self.cfg.nfm is not None:
@@ -91,7 +93,7 @@ class Study:
         """
         cfg, evaluation = self.cfg, self.cfg.evaluation
         scored = ScoredBlocks(
-            self.artifacts.splits.test,
+            self.activations.splits.test,
             cfg.eval_tokens,
             evaluation.bos == "patch",
             evaluation.replace,
@@ -131,7 +133,7 @@ class Study:
         named = config.conditions(cfg)
         export = self.folder / "tokens" if evaluation.save_tokens else None
         settings = Settings(evaluation.rows, evaluation.top_n, export, cfg.seed)
-        lm, site = self.artifacts.lm, self.artifacts.site
+        lm, site = self.activations.lm, self.activations.site
         around = self._surroundings(named)
         task = EvaluationTask(lm, site, autoencoder, self.scored, named, reconstructions, around, settings)
         trainer = self.runner.trainer(
@@ -142,7 +144,7 @@ class Study:
 
     def result(self, task: EvaluationTask, started: float) -> dict[str, Any]:
         """Everything that `result.json` holds."""
-        cfg, lm, evaluation = self.cfg, self.artifacts.lm, self.cfg.evaluation
+        cfg, lm, evaluation = self.cfg, self.activations.lm, self.cfg.evaluation
         sums = task.sums.compute()
         summary = Summary(task.conditions, sums, evaluation.top_n, evaluation.resamples, cfg.seed)
         if len(summary.tokens) < FEW_DOCUMENTS:
@@ -198,7 +200,7 @@ class Study:
         """Read the site's surroundings if a condition asks for them."""
         asked = "mean" in self.cfg.evaluation.reconstructions
         asked = asked or any(c.baseline is not None and c.baseline.needs != "nothing" for c in named)
-        return self.artifacts.surroundings() if asked else None
+        return self.activations.surroundings() if asked else None
 
     def _timing(self, measurements_per_s: float, wall_s: float) -> dict[str, float | None]:
         metrics = self.artifacts.metrics
