@@ -80,6 +80,7 @@ class LanguageModel:
         self.path, self.dtype = path, dtype
         self.bridge = _boot(path, DTYPES[dtype])
         self.bridge.eval().requires_grad_(False)
+        _drop_added_bias(self.bridge)
         self.n_layers: int = self.bridge.cfg.n_layers
         self.d_model: int = self.bridge.cfg.d_model
         self.d_vocab: int = self.bridge.cfg.d_vocab
@@ -195,6 +196,14 @@ class LanguageModel:
     def logits(self, tokens: Int64[Tensor, "block pos"]) -> Float[Tensor, "block pos d_vocab"]:
         """The plain full run."""
         return self.bridge(tokens.to(self.device))
+
+
+def _drop_added_bias(bridge: TransformerBridge) -> None:
+    """Take away the zeros that the bridge adds to the logits of a model without a bias, at a copy of them."""
+    unembed = bridge.unembed.original_component
+    assert isinstance(unembed, nn.Module)
+    if "bias" in dict(unembed.named_buffers()):
+        unembed.register_buffer("bias", None)
 
 
 def _boot(path: str, dtype: torch.dtype) -> TransformerBridge:
