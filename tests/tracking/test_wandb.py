@@ -196,8 +196,9 @@ def test_an_offline_sweep_reads_back(tmp_path, corpus_file):
     assert status == 0, printed
     assert "wandb sync multirun/orders/*/wandb" in printed
     runs = {job: offline_runs(tmp_path / "multirun/orders" / job) for job in ("nfm.order-2", "nfm.order-3")}
-    # The second job finds the SAE that the first has trained.
-    assert [list(found) for found in runs.values()] == [["sae", "nfm", "evaluation"], ["nfm", "evaluation"]]
+    # The second job finds the SAE and the linear part that the first has trained.
+    stages = ["sae", "nfm_linear", "nfm", "evaluation"]
+    assert [list(found) for found in runs.values()] == [stages, stages[2:]]
     for order, (job, found) in zip((2, 3), runs.items(), strict=True):
         result = suite.result(f"multirun/orders/{job}")
         for run in (run for of_type in found.values() for run in of_type):
@@ -212,11 +213,11 @@ def test_an_offline_sweep_reads_back(tmp_path, corpus_file):
         assert evaluation.summary["kl/sae_nfm/mean"] == pytest.approx(kl["mean"])
         assert evaluation.summary["reduction"] == pytest.approx(result["reduction"]["value"])
         assert len(evaluation.table("conditions")[1]) == len(result["conditions"])
-    check_syncable(tmp_path / "multirun/orders", count=5)
+    check_syncable(tmp_path / "multirun/orders", count=6)
 
     status, printed = suite.run(*command, sweep=True)
     assert status == 0, printed
-    assert len(list((tmp_path / "multirun").glob("orders/*/wandb/offline-run-*"))) == 5
+    assert len(list((tmp_path / "multirun").glob("orders/*/wandb/offline-run-*"))) == 6
 
 
 def check_syncable(sweep, count):
