@@ -153,6 +153,7 @@ def fake_result(
         "pathology": {
             name: {"eps": ratios[f"{name}/eps({name})"]} for name in kl if f"{name}/eps({name})" in ratios
         },
+        "pathology_change": {"eps": around(-0.05, 0.4)} if has_nfm and "eps(sae_nfm)" in kl else {},
         "reduction": around(1 - kl["sae_nfm"] / kl["sae"], 0.02) if has_nfm else None,
         "mse_reduction": around(1 - (kl["sae_nfm"] / kl["sae"]) ** 0.7, 0.02) if has_nfm else None,
         "marginal_interaction": {"absolute": around(0.0022, 0.6), "share": around(0.0014, 0.6)}

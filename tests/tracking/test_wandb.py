@@ -80,6 +80,7 @@ def check_evaluation(evaluation, result):
         "marginal_interaction/absolute": 0.0022,
         "pathology/sae": result["pathology"]["sae"]["eps"]["value"],
         "pathology/sae/cov": 1.1,
+        "pathology_change": -0.05,
         "pathology/sae_nfm": result["pathology"]["sae_nfm"]["eps"]["value"],
         "sae/explained_variance": 0.81,
         "sae/l0": 32.0,

@@ -13,6 +13,7 @@ _HEADLINES = {
     "mse_reduction": ("mse_reduction",),
     "marginal_interaction": ("marginal_interaction", "share"),
     "marginal_interaction/absolute": ("marginal_interaction", "absolute"),
+    "pathology_change": ("pathology_change", "eps"),
 }
 _COUNTS = ("positions", "documents", "measurements")
 _PARTS = ("sae", "nfm", "timing")
@@ -53,6 +54,7 @@ def summary(result: Mapping[str, Any]) -> dict[str, float]:
       `marginal_interaction/absolute`: the same in nats/token
     - `pathology/<reconstruction>`: its KL over that of its ε baseline;
       `pathology/<reconstruction>/<baseline>`: the same with the other baselines
+    - `pathology_change`: `pathology/sae_nfm` less `pathology/sae`
     - `sae/…`, `nfm/…`, `timing/…`, `measurements`, `positions`, `documents`: as in `result.json`
 
     All but the counts and parts have `<name>/ci_low` and `<name>/ci_high`, where an interval was computed.
