@@ -62,7 +62,7 @@ class Bench:
         """An SAE whose normaliser and bias were fitted, as a study does."""
         torch.manual_seed(0)
         autoencoder = Autoencoder(Normalizer(self.lm.d_model), TopKSAE(self.lm.d_model, 64, 4, "mean"))
-        sample = self.data().sample(2000)
+        sample = self.data().training.read(0, 2000)
         autoencoder.normalizer.fit(sample, "scalar")
         autoencoder.sae.initialize_(autoencoder.normalizer(sample))
         return autoencoder

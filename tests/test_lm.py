@@ -148,6 +148,25 @@ def test_a_site_or_context_that_the_model_lacks_is_named_with_what_it_has(lm, si
 
 
 @pytest.mark.parametrize("site", SITES, ids=name_of)
+def test_prefix_and_suffix_compute_their_own_layers_only(lm, tokens, site):
+    lm.suffix(*lm.prefix(tokens, site), site)  # the first one of all looks at what a layer returns
+    layers, computed = list(lm.bridge.blocks), []
+    handles = [
+        layer.register_forward_hook(lambda *_, number=number: computed.append(number))
+        for number, layer in enumerate(layers)
+    ]
+    start = site.layer + (site.hook == "resid_post" and site.layer < len(layers) - 1)
+    prefix = lm.prefix(tokens, site)
+    assert computed == list(range(site.layer + (site.hook != "resid_pre")))
+    computed.clear()
+    lm.suffix(prefix.activation, prefix.resid, site)
+    for handle in handles:
+        handle.remove()
+    assert computed == list(range(start, len(layers)))
+    assert all(now is before for now, before in zip(lm.bridge.blocks, layers, strict=True))
+
+
+@pytest.mark.parametrize("site", SITES, ids=name_of)
 def test_the_sites_that_the_model_has_pass(lm, site):
     assert lm.check(site, 128) is None
     assert site.name in lm.bridge.hook_dict

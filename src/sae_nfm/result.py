@@ -79,11 +79,14 @@ def _headlines(summary: Summary, pairs: list[tuple[str, str]]) -> dict[str, Any]
     }
 
 
-def planted(summary: Summary, plant: Plant) -> dict[str, Any]:
+def planted(summary: Summary, plant: Plant | None) -> dict[str, Any] | None:
     """What was planted, and the `share` that a model which knows it takes off KL(sae_linear): the truth.
 
     Where no interactions are planted the truth is 0: such a model takes off the linear part's own error.
+    None where nothing is planted, or what it takes to know the truth was not spliced in.
     """
+    if plant is None or not {"sae_planted", "sae_linear"} <= set(summary.names):
+        return None
     share = Estimate(0.0, (0.0, 0.0))
     if plant.has_interactions:
         share = summary.reduction("kl", "sae_planted", "sae_linear")

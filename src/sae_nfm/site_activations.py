@@ -57,9 +57,7 @@ class SiteActivations:
         """What a stage trains on and is validated on."""
         cfg = self.cfg
         validation = self._stream(self.splits.validation, None)
-        return ActivationModule(
-            self._training(), validation, config.pool(cfg), cfg.validation_tokens, cfg.seed
-        )
+        return ActivationModule(self._training, validation, config.pool(cfg), cfg.validation_tokens, cfg.seed)
 
     def stream(self) -> ActivationStream:
         """The training activations, computed anew."""
@@ -76,8 +74,9 @@ class SiteActivations:
 
         return surroundings.load(self.store.fetch("surroundings", self.spec() | sizes, make))
 
+    @cached_property
     def _training(self) -> ActivationSequence:
-        """The training activations, from disk where they are cached."""
+        """The training activations, from disk where they are cached: the cache is hashed once a study."""
         cfg, cache = self.cfg, config.activation_cache(self.cfg)
         if cache is None:
             return self.stream()

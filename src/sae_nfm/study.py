@@ -107,7 +107,7 @@ class Study:
         if scored.is_one_document():
             raise ValueError(
                 f"eval_tokens={cfg.eval_tokens}: the scored tokens come from 1 document; allowed are so many "
-                "that they come from 2 or more, and for intervals to be right from 200"
+                f"that they come from 2 or more, and for intervals to be right from {FEW_DOCUMENTS}"
             )
         return scored
 
@@ -156,8 +156,6 @@ class Study:
             )
         quality = task.quality.compute()
         found = result.findings(summary)
-        plant = task.autoencoder.plant
-        knows = plant is not None and {"sae_planted", "sae_linear"} <= set(summary.names)
         measurements = sum(entry["n"] for name, entry in found["conditions"].items() if name != "clean")
         keys = ("path", "dtype", "n_layers", "d_model", "d_vocab")
         return {
@@ -182,7 +180,7 @@ class Study:
                 "position": task.scored.single,
             },
             **found,
-            "planted": result.planted(summary, plant) if plant is not None and knows else None,
+            "planted": result.planted(summary, task.autoencoder.plant),
             "timing": self._timing(measurements / task.seconds, time.perf_counter() - started),
             "environment": result.environment(lm.device),
             "settings": config.plain(cfg),

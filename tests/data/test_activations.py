@@ -229,7 +229,7 @@ def test_training_reads_no_block_of_validation_or_evaluation(splits):
     module = module_of(splits, lm)
     steps = 2 * module.training.tokens_per_round // 60
     assert sum(len(batch) for batch in islice(module.train_dataloader(), steps)) == steps * 60
-    assert len(module.sample(1000)) == 1000
+    assert len(module.training.read(0, 1000)) == 1000
     assert lm.seen == rows_of(splits.train)
     lm.seen.clear()
     assert sum(len(batch) for batch in module.val_dataloader()) == 500

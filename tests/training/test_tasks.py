@@ -92,7 +92,7 @@ class Step:
 
 @pytest.fixture
 def batch(bench):
-    return bench.data().sample(BATCH)
+    return bench.data().training.read(0, BATCH)
 
 
 def stepping(task):

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,17 +16,27 @@ from sae_nfm.data.tokens import TokenBlocks
 from sae_nfm.lm import LanguageModel, Site
 
 
-class ActivationSequence(Protocol):
-    """Activations as one endless sequence, round after round."""
+class ActivationSequence:
+    """Activations as one endless sequence, round after round through the same tokens."""
 
     tokens_per_round: int
 
     def read(self, start: int, stop: int) -> Float[Tensor, "token d_model"]:
         """Activations of tokens `start` to `stop` of the sequence, on the device."""
-        ...
+        pieces = []
+        while start < stop:
+            round_number, offset = divmod(start, self.tokens_per_round)
+            take = min(stop - start, self.tokens_per_round - offset)
+            pieces.extend(self._read_in_round(round_number, offset, take))
+            start += take
+        return torch.cat(pieces)
+
+    def _read_in_round(self, round_number: int, offset: int, take: int) -> Iterator[Tensor]:
+        """`take` tokens of a round from `offset` on, in pieces."""
+        raise NotImplementedError
 
 
-class ActivationStream:
+class ActivationStream(ActivationSequence):
     """The activations of a split as one endless sequence of scored tokens.
 
     The blocks are permuted anew in every round through the split; token n of the sequence is the same in
@@ -47,16 +57,6 @@ class ActivationStream:
         self.lm, self.site, self.blocks, self.lm_batch, self.seed = lm, site, blocks, lm_batch, seed
         self.tokens_per_round = int(blocks.num_scored().sum())
         self._round: tuple[int, np.ndarray, np.ndarray] | None = None
-
-    def read(self, start: int, stop: int) -> Float[Tensor, "token d_model"]:
-        """Activations of tokens `start` to `stop` of the sequence, in the model's dtype, on its device."""
-        pieces = []
-        while start < stop:
-            round_number, offset = divmod(start, self.tokens_per_round)
-            take = min(stop - start, self.tokens_per_round - offset)
-            pieces.extend(self._read_in_round(round_number, offset, take))
-            start += take
-        return torch.cat(pieces)
 
     def _read_in_round(self, round_number: int, offset: int, take: int) -> Iterator[Tensor]:
         order, ends = self._order(round_number)
@@ -165,10 +165,6 @@ class ActivationModule(LightningDataModule):
         self.training, self.validation = training, validation
         self.validation_tokens = min(validation_tokens, self.validation.tokens_per_round)
         self.step = 0
-
-    def sample(self, num_tokens: int) -> Float[Tensor, "token d_model"]:
-        """The first training activations, for fitting the normaliser and initialising biases."""
-        return self.training.read(0, num_tokens)
 
     def state_dict(self) -> dict[str, Any]:
         """The step that the stream has to go on from."""

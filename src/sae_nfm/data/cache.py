@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from sae_nfm.data.activations import ActivationStream
+from sae_nfm.data.activations import ActivationSequence, ActivationStream
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 _CHUNK = 8192  # tokens that go through the prefix between two writes
@@ -80,7 +81,7 @@ class ActivationCache:
         partial.replace(path)
 
 
-class CachedActivations:
+class CachedActivations(ActivationSequence):
     """The training activations as one endless sequence, as an `ActivationStream` gives them, from disk.
 
     In every round all tokens are permuted anew. Token n of the sequence is the same in every process and
@@ -112,15 +113,8 @@ class CachedActivations:
         ]
         self._round: tuple[int, np.ndarray] | None = None
 
-    def read(self, start: int, stop: int) -> Float[Tensor, "token d_model"]:
-        """Activations of tokens `start` to `stop` of the sequence, in the cache's dtype."""
-        pieces = []
-        while start < stop:
-            round_number, offset = divmod(start, self.tokens_per_round)
-            take = min(stop - start, self.tokens_per_round - offset)
-            pieces.append(self._gather(self._order(round_number)[offset : offset + take]))
-            start += take
-        return torch.cat(pieces).to(self.device)
+    def _read_in_round(self, round_number: int, offset: int, take: int) -> Iterator[Tensor]:
+        yield self._gather(self._order(round_number)[offset : offset + take]).to(self.device)
 
     def _gather(self, places: np.ndarray) -> Float[Tensor, "token d_model"]:
         """The tokens at these places, read in the order in which they lie on disk."""
