@@ -10,16 +10,19 @@ from safetensors.torch import load_file
 from torch import nn
 
 from sae_nfm import config
+from sae_nfm.evaluation.conditions import FromMLP
 from sae_nfm.models.autoencoder import Autoencoder
-from sae_nfm.models.controls import CodesMLP, LinearControl, NormalEquations
-from sae_nfm.models.nfm import NeuralFactorizationMachine
+from sae_nfm.models.controls import CodesMLP, DecoderRefit, LinearControl, OutputBias
 from sae_nfm.models.normalizer import Normalizer
+from sae_nfm.models.residual import ResidualModel
 from sae_nfm.site_activations import SiteActivations, sample
 from sae_nfm.store import fingerprint
+from sae_nfm.training.solving import solve
 from sae_nfm.training.stages import WEIGHTS, Run, load_weights, read_metrics, save_weights, train
 from sae_nfm.training.tasks import NFMTask, SAETask
 
 log = logging.getLogger(__name__)
+_TOKENS_PER_LATENT = 100
 _LEARNING = ("batch_tokens", "pool_tokens", "warmup", "decay", "gradient_clip")
 
 
@@ -36,6 +39,7 @@ class Artifacts:
         self.cfg, self.activations, self.runner = cfg, activations, run
         self.store, self.d_model = activations.store, activations.lm.d_model
         self.metrics: dict[str, dict[str, float]] = {}
+        self.warnings: list[str] = []
 
     def sae(self) -> Autoencoder:
         """The trained SAE with its normaliser, and with what is planted on it."""
@@ -47,18 +51,9 @@ class Artifacts:
 
     def nfm(self, autoencoder: Autoencoder) -> Autoencoder:
         """The same with an NFM trained on the SAE's residual."""
-        cfg = self.cfg.nfm
         torch.manual_seed(self.cfg.seed)
-        nfm = config.nfm(cfg, self.cfg.sae.d_sae, self.d_model)
-        if nfm.fit == "linear_then_interaction" and (cfg.linear or cfg.bias) and nfm.has_interaction:
-            first = _changed(cfg, interaction=False)
-            linear = config.nfm(first, self.cfg.sae.d_sae, self.d_model)
-            self._residual_model("nfm", _nfm_spec(first, linear), linear, autoencoder, stage="nfm_linear")
-            nfm.load_state_dict(linear.state_dict(), strict=False)
-            for parameter in (nfm.W_lin, nfm.b):
-                if parameter is not None:
-                    parameter.requires_grad_(False)
-        self._residual_model("nfm", _nfm_spec(cfg, nfm), nfm, autoencoder, stage="nfm")
+        nfm = config.nfm(self.cfg.nfm, self.cfg.sae.d_sae, self.d_model)
+        self._residual_model("nfm", config.plain(self.cfg.nfm), nfm, autoencoder)
         return Autoencoder(autoencoder.normalizer, autoencoder.sae, nfm, autoencoder.plant)
 
     def wide_sae(self, num_parameters: int) -> Autoencoder:
@@ -67,17 +62,21 @@ class Artifacts:
         d_sae = max(self.cfg.sae.k, round((num_parameters - d_in) / (2 * d_in + 1)))
         return self._sae("wide_sae", _changed(self.cfg.sae, d_sae=d_sae))
 
-    def control(
-        self, name: str, control: LinearControl | CodesMLP, autoencoder: Autoencoder, num_parameters: int
-    ) -> None:
-        """Solve or train a control in place."""
+    def linear_control(self, name: str, control: LinearControl, autoencoder: Autoencoder) -> None:
+        """Solve a linear control in place."""
+        control.build(self.d_model, self.cfg.sae.d_sae)
+        self._solve(name, control, autoencoder)
+        self._warn_of_loss(name, 0.0, "no correction at all")
+
+    def codes_mlp(self, name: str, made: FromMLP, autoencoder: Autoencoder, num_parameters: int) -> CodesMLP:
+        """An MLP on the codes, of the NFM's number of parameters where it has no size of its own."""
+        d_sae, d_out = self.cfg.sae.d_sae, self.d_model
+        hidden = made.d_hidden or CodesMLP.hidden_for(num_parameters, d_sae, d_out, made.support)
         torch.manual_seed(self.cfg.seed)
-        control.build(self.d_model, self.cfg.sae.d_sae, num_parameters)
-        if isinstance(control, LinearControl):
-            self._solve(name, control, autoencoder)
-        else:
-            spec = {"control": name, "num_parameters": num_parameters}
-            self._residual_model("control", spec, control, autoencoder, stage=name)
+        model = CodesMLP(d_sae, d_out, hidden, made.support)
+        spec = {"control": "CodesMLP", "d_hidden": hidden, "support": made.support}
+        self._residual_model(name, spec, model, autoencoder, rounds=made.rounds)
+        return model
 
     def _sae(self, stage: str, cfg: DictConfig) -> Autoencoder:
         study = self.cfg
@@ -89,6 +88,7 @@ class Artifacts:
             "optimizer": config.plain(study.sae_optimizer),
             "train_tokens": study.train_tokens,
             "dead_after": study.dead_after,
+            **{name: study[name] for name in _LEARNING},
         }
 
         def make(folder: Path) -> None:
@@ -111,48 +111,101 @@ class Artifacts:
 
     def _residual_model(
         self,
-        kind: str,
-        spec: dict[str, Any],
-        model: NeuralFactorizationMachine | CodesMLP,
-        autoencoder: Autoencoder,
-        *,
         stage: str,
+        spec: dict[str, Any],
+        model: ResidualModel,
+        autoencoder: Autoencoder,
+        rounds: int = 1,
     ) -> None:
-        """Train a model of the SAE's residual in place, or load it; `stage` names it in logs and curves."""
+        """Train a model of the SAE's residual in place, or load it; `stage` names it in logs and curves.
+
+        Its linear part is solved first, where it is not trained together with the interactions.
+        """
         study = self.cfg
+        before = self._solve_linear_part(f"{stage}_linear", model, autoencoder)
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            self.metrics[stage] = self.metrics[f"{stage}_linear"]
+            return
         spec = self._on_this_sae() | {
-            kind: spec,
+            "model": spec,
             "optimizer": config.plain(study.nfm_optimizer),
-            "train_tokens": study.nfm_train_tokens,
+            "train_tokens": study.nfm_train_tokens * rounds,
+            "linear_tokens": study.linear_tokens,
+            **{name: study[name] for name in _LEARNING},
         }
 
         def make(folder: Path) -> None:
-            schedule = config.schedule(study, "nfm_train_tokens")
+            schedule = config.schedule(study, "nfm_train_tokens", rounds)
             optimizer, objective = config.optimizer(study.nfm_optimizer), config.objective(study)
+            data = self.activations.module()
+            with torch.no_grad():
+                codes = autoencoder.cpu().explain(sample(data.training)).codes
+            model.initialize_(model.read(codes))
             both = Autoencoder(autoencoder.normalizer, autoencoder.sae, model, autoencoder.plant)
-            task = NFMTask(both, objective, optimizer, schedule, study.seed)
-            train(stage, task, self.activations.module(), model, self.runner, folder)
+            train(
+                stage,
+                NFMTask(both, objective, optimizer, schedule, study.seed),
+                data,
+                model,
+                self.runner,
+                folder,
+            )
 
+        kind = "nfm" if stage == "nfm" else "control"
         self._load(stage, self.store.fetch(kind, spec, make, together=True), model)
+        self._warn_of_loss(stage, before, "its linear part alone" if before else "no correction at all")
 
-    def _solve(self, name: str, control: LinearControl, autoencoder: Autoencoder) -> None:
-        num_tokens = self.cfg.control_tokens
+    def _solve_linear_part(self, stage: str, model: ResidualModel, autoencoder: Autoencoder) -> float:
+        """Solve what is linear in a model; how much of the validation residual that explains."""
+        if model.fit == "together" or (model.W_lin is None and model.b is None):
+            return 0.0
+        kind = OutputBias if model.W_lin is None else DecoderRefit
+        control = kind(model.fit_k, bias=model.b is not None)
+        control.build(self.d_model, self.cfg.sae.d_sae)
+        self._solve(stage, control, autoencoder)
+        model.set_linear_(control.weight, control.bias)
+        self._warn_of_loss(stage, 0.0, "no correction at all")
+        return self.metrics[stage]["residual_explained"]
+
+    def _solve(self, stage: str, control: LinearControl, autoencoder: Autoencoder) -> None:
+        """Solve a built linear control in place, or load it."""
+        cfg = self.cfg
+        spec = self._on_this_sae() | {
+            "control": type(control).__name__,
+            "fit_k": control.fit_k,
+            "bias": control.has_bias,
+            "tokens": cfg.linear_tokens,
+            "validation_tokens": cfg.validation_tokens,
+        }
 
         def make(folder: Path) -> None:
-            stream = self.activations.stream()
-            equations = NormalEquations(control.to(stream.lm.device))
-            for start in range(0, num_tokens, 8192):
-                x = stream.read(start, min(start + 8192, num_tokens)).float()
-                with torch.no_grad():
-                    explained = autoencoder.to(x.device).explain(x)
-                equations.add(explained.target, explained.codes, explained.target - explained.decoded)
-            equations.solve_()
-            save_weights(control, folder / WEIGHTS)
+            data = self.activations.module()
+            held_out = (data.validation, data.validation_tokens)
+            solve(control, autoencoder, data.training, cfg.linear_tokens, *held_out, folder)
 
-        folder = self.store.fetch(
-            "control", self._on_this_sae() | {"control": name, "tokens": num_tokens}, make
-        )
-        load_weights(control, folder / WEIGHTS)
+        self._load(stage, self.store.fetch("linear", spec, make), control)
+        per_latent = cfg.linear_tokens / cfg.sae.d_sae
+        if per_latent < _TOKENS_PER_LATENT and type(control) is DecoderRefit:
+            self.warn(
+                f"linear_tokens={cfg.linear_tokens}: {per_latent:.0f} tokens per latent; below "
+                f"{_TOKENS_PER_LATENT} a refitted decoder is not at its best, and interactions may be "
+                "credited with what it missed"
+            )
+
+    def _warn_of_loss(self, stage: str, before: float, than: str) -> None:
+        """Warn where a part explains less of the validation residual than what it is added to."""
+        explained = self.metrics[stage]["residual_explained"]
+        if explained < before:
+            self.warn(
+                f"{stage}: on validation documents it explains {explained:.4f} of the SAE's residual, {than} "
+                f"{before:.4f}"
+            )
+
+    def warn(self, warning: str) -> None:
+        """Say it now, and in the result."""
+        if warning not in self.warnings:
+            log.warning("%s", warning)
+            self.warnings.append(warning)
 
     def _fit_plant(self, autoencoder: Autoencoder) -> None:
         plant = autoencoder.plant
@@ -173,25 +226,16 @@ class Artifacts:
         log.info("%s: %s", stage, folder)
 
     def _data_spec(self) -> dict[str, Any]:
-        """What determines the training activations, and how they are learnt from."""
+        """What determines the training activations, and what the dictionaries are for."""
         cfg = self.cfg
         return self.activations.spec() | {
             "activations": config.plain(cfg.activations),
             "objective": config.plain(cfg.objective),
             "precision": cfg.trainer.precision,
-            **{name: cfg[name] for name in _LEARNING},
         }
 
     def _on_this_sae(self) -> dict[str, Any]:
         return self._data_spec() | {"sae": self.sae_fingerprint, "plant": config.plain(self.cfg.plant)}
-
-
-def _nfm_spec(cfg: DictConfig, nfm: NeuralFactorizationMachine) -> dict[str, Any]:
-    """What determines an NFM: without interactions, nothing of what they are made of."""
-    settings = config.plain(cfg)
-    if nfm.has_interaction:
-        return settings
-    return {name: settings[name] for name in ("_target_", "linear", "bias", "fit_k")}
 
 
 def _changed(node: DictConfig, **settings: Any) -> DictConfig:

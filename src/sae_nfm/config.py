@@ -12,11 +12,10 @@ from sae_nfm.data.cache import ActivationCache
 from sae_nfm.data.corpora import Corpus
 from sae_nfm.distributed import start_ranks
 from sae_nfm.evaluation.baselines import Baseline
-from sae_nfm.evaluation.conditions import FromControl, FromParts, Reconstruction, WideSAE
+from sae_nfm.evaluation.conditions import FromMLP, FromParts, Reconstruction, WideSAE
 from sae_nfm.evaluation.task import Condition
 from sae_nfm.evaluation.task import conditions as build_conditions
 from sae_nfm.lm import LanguageModel, Site
-from sae_nfm.models.controls import CodesMLP
 from sae_nfm.models.nfm import NeuralFactorizationMachine
 from sae_nfm.models.plant import Plant
 from sae_nfm.models.sae import TopKSAE
@@ -82,8 +81,8 @@ def pool(cfg: DictConfig) -> Pool:
     return Pool(cfg.pool_tokens, cfg.batch_tokens)
 
 
-def schedule(cfg: DictConfig, setting: str) -> Schedule:
-    """The learning rate over as many whole batches as a number of tokens holds.
+def schedule(cfg: DictConfig, setting: str, rounds: int = 1) -> Schedule:
+    """The learning rate over as many whole batches as a number of tokens holds, so many rounds of it.
 
     Raises:
         ValueError: there are too few tokens for one batch.
@@ -93,7 +92,7 @@ def schedule(cfg: DictConfig, setting: str) -> Schedule:
         raise ValueError(
             f"{setting}={num_tokens}: allowed are whole numbers from batch_tokens={cfg.batch_tokens}"
         )
-    return Schedule(num_tokens // cfg.batch_tokens, cfg.warmup, cfg.decay)
+    return Schedule(rounds * (num_tokens // cfg.batch_tokens), cfg.warmup, cfg.decay)
 
 
 def conditions(cfg: DictConfig) -> list[Condition]:
@@ -119,7 +118,7 @@ def _needs_nfm(made: Reconstruction) -> bool:
     """Whether a reconstruction is made of an NFM's parts, or sized by an NFM."""
     if isinstance(made, FromParts):
         return bool(made.add)
-    return isinstance(made, WideSAE) or (isinstance(made, FromControl) and isinstance(made.control, CodesMLP))
+    return isinstance(made, WideSAE) or (isinstance(made, FromMLP) and made.d_hidden is None)
 
 
 def _named(evaluation: DictConfig, chosen: str, definitions: str) -> dict[str, Any]:
@@ -164,7 +163,7 @@ def check(cfg: DictConfig) -> None:
     for setting in (
         "train_tokens",
         "nfm_train_tokens",
-        "control_tokens",
+        "linear_tokens",
         "eval_tokens",
         "lm_batch",
         "validation_tokens",

@@ -76,6 +76,12 @@ def _headlines(summary: Summary, pairs: list[tuple[str, str]]) -> dict[str, Any]
         }
         if both and linear
         else None,
+        "share_of_codes_bound": {
+            measure: as_json(summary.share(measure, "sae_nfm", "codes_bound", "sae"))
+            for measure in ("kl", "mse")
+        }
+        if both and "codes_bound" in summary.names
+        else None,
     }
 
 

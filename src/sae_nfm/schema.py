@@ -53,7 +53,7 @@ class StudyConfig:
     checkpoint_every: int = MISSING
     validations: int = MISSING
     plant: Any = MISSING
-    control_tokens: int = MISSING
+    linear_tokens: int = MISSING
     evaluation: Any = MISSING
     eval_tokens: int = MISSING
     trainer: Any = MISSING

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from sae_nfm import config, result
 from sae_nfm.artifacts import Artifacts
 from sae_nfm.evaluation.blocks import ScoredBlocks
-from sae_nfm.evaluation.conditions import FromControl, Reconstruction, WideSAE
+from sae_nfm.evaluation.conditions import FromControl, FromMLP, Reconstruction, WideSAE
 from sae_nfm.evaluation.summary import Summary
 from sae_nfm.evaluation.surroundings import Surroundings
 from sae_nfm.evaluation.task import Condition, EvaluationTask, Settings
@@ -120,9 +120,12 @@ class Study:
             if isinstance(reconstruction, WideSAE):
                 sae = sum(parameter.numel() for parameter in autoencoder.sae.parameters())
                 reconstruction.autoencoder = self.artifacts.wide_sae(sae + size)
+            elif isinstance(reconstruction, FromMLP):
+                reconstruction.autoencoder = autoencoder
+                reconstruction.control = self.artifacts.codes_mlp(name, reconstruction, autoencoder, size)
             elif isinstance(reconstruction, FromControl):
                 reconstruction.autoencoder = autoencoder
-                self.artifacts.control(name, reconstruction.control, autoencoder, size)
+                self.artifacts.linear_control(name, reconstruction.control, autoencoder)
         return reconstructions
 
     def evaluate(
@@ -148,11 +151,9 @@ class Study:
         sums = task.sums.compute()
         summary = Summary(task.conditions, sums, evaluation.top_n, evaluation.resamples, cfg.seed)
         if len(summary.tokens) < FEW_DOCUMENTS:
-            log.warning(
-                "eval_tokens=%d: from %d documents; below %d, intervals over documents are too narrow",
-                cfg.eval_tokens,
-                len(summary.tokens),
-                FEW_DOCUMENTS,
+            self.artifacts.warn(
+                f"eval_tokens={cfg.eval_tokens}: from {len(summary.tokens)} documents; below "
+                f"{FEW_DOCUMENTS}, intervals over documents are too narrow"
             )
         quality = task.quality.compute()
         found = result.findings(summary)
@@ -181,6 +182,8 @@ class Study:
             },
             **found,
             "planted": result.planted(summary, task.autoencoder.plant),
+            "validation": self.artifacts.metrics,
+            "warnings": self.artifacts.warnings,
             "timing": self._timing(measurements / task.seconds, time.perf_counter() - started),
             "environment": result.environment(lm.device),
             "settings": config.plain(cfg),

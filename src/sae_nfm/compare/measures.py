@@ -56,6 +56,11 @@ MSE_REDUCTION = Measure(
 MARGINAL = Measure(
     "marginal_interaction_share", "marginal interaction", _at("marginal_interaction", "share"), "%", 2
 )
+RESIDUAL_EXPLAINED = Measure(
+    "validation_residual_explained", "residual explained (validation)",
+    _at("validation", "nfm", "residual_explained"), "%", 1,
+)  # fmt: skip
+SHARE_OF_BOUND = Measure("share_of_codes_bound", "of codes_bound", _at("share_of_codes_bound", "kl"), "%", 0)
 MEASURES = (
     EXPLAINED_VARIANCE,
     L0,
@@ -66,4 +71,6 @@ MEASURES = (
     REDUCTION,
     MSE_REDUCTION,
     MARGINAL,
+    RESIDUAL_EXPLAINED,
+    SHARE_OF_BOUND,
 )

@@ -48,6 +48,7 @@ def write_page(
         tag("h2", "Studies"),
         table(headings, rows, class_="sortable"),
         tag("p", "95% intervals in brackets. A click on a heading sorts.", class_="note"),
+        _warnings(studies, top),
         _left_out(problems, top),
         *(
             join([tag("h2", drawn.title), figure(drawn.path, drawn.title, drawn.caption)])
@@ -100,6 +101,14 @@ def _gains(studies: Sequence[Study]) -> list[str]:
         f"In {helped} of {len(shares)} studies the 95% interval of what interactions gain beyond the linear "
         f"part lies above 0; the median gain is {100 * median(s.value for s in shares):.2f}% of the KL."
     ]
+
+
+def _warnings(studies: Sequence[Study], top: Path) -> Html:
+    said = [(study, warning) for study in studies for warning in study.warnings]
+    if not said:
+        return Html()
+    items = (tag("li", tag("code", shown_folder(s.folder, top)), f": {warning}") for s, warning in said)
+    return join([tag("h2", f"Warnings: {len(said)}"), tag("ul", *items)])
 
 
 def _left_out(problems: Sequence[Problem], top: Path) -> Html:

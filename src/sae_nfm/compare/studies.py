@@ -20,6 +20,7 @@ class Study(NamedTuple):
     settings: dict[str, Any]  # flat, keys as on the command line
     choices: dict[str, str]  # config group → the option taken
     values: dict[str, Estimate | None]  # by the name of the measure
+    warnings: list[str]
 
     def setting(self, key: str) -> Any:
         """The option taken for a config group, or the value of a setting; None if it has neither."""
@@ -71,4 +72,5 @@ def _read(folder: Path) -> Study:
         settings=flatten(result["settings"]),
         choices=result["choices"],
         values={measure.name: measure.read(result) for measure in MEASURES},
+        warnings=[str(warning) for warning in result.get("warnings") or []],
     )

@@ -27,6 +27,9 @@ def print_table(
     console.print(whole if fits else _table(studies, varied, top, intervals=False))
     if not fits:
         console.print("95% intervals are in compare.csv and compare.html.", style="dim", highlight=False)
+    for study in studies:
+        for warning in study.warnings:
+            console.print(Text(f"warning: {shown_folder(study.folder, top)}: {warning}"), soft_wrap=True)
     for problem in problems:
         console.print(
             Text(f"left out: {shown_folder(problem.folder, top)}: {problem.reason}"), soft_wrap=True
@@ -67,9 +70,10 @@ def write_csv(studies: Sequence[Study], varied: Sequence[str], path: Path, top: 
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         measures = [name for m in MEASURES for name in (m.name, f"{m.name}_low", f"{m.name}_high")]
-        writer.writerow(["study", *varied, *measures])
+        writer.writerow(["study", *varied, *measures, "warnings"])
         for study in studies:
             settings = ["" if (value := study.setting(key)) is None else text(value) for key in varied]
             values = [part for m in MEASURES for part in study.values[m.name] or (None, None, None)]
-            writer.writerow([shown_folder(study.folder, top), *settings, *values])
+            folder, warnings = shown_folder(study.folder, top), " | ".join(study.warnings)
+            writer.writerow([folder, *settings, *values, warnings])
     return path

@@ -53,23 +53,52 @@ class FromParts:
         return out
 
 
-class FromControl:
-    """The SAE's reconstruction plus what a linear control or an MLP predicts of its residual.
+class Corrected:
+    """The SAE's reconstruction plus what a control, made before the evaluation, predicts of its residual."""
 
-    Args:
-        control: predicts the residual; the study trains or solves it before the evaluation.
-    """
-
-    def __init__(self, control: LinearControl | CodesMLP) -> None:
-        self.control = control
-        self.autoencoder: Autoencoder | None = None
+    control: LinearControl | CodesMLP | None
+    autoencoder: Autoencoder | None = None
 
     def __call__(self, batch: Spliceable) -> Float[Tensor, "block pos d_model"]:
         """x̂ and the control's correction."""
         assert self.autoencoder is not None
+        assert self.control is not None
         normalizer = self.autoencoder.normalizer
         correction = self.control.residual(normalizer(batch.x), batch.parts.codes)
         return batch.parts.sae + normalizer.inverse_difference(correction)
+
+
+class FromControl(Corrected):
+    """Corrected by a linear control.
+
+    Args:
+        control: predicts the residual; the study solves it.
+    """
+
+    control: LinearControl
+
+    def __init__(self, control: LinearControl) -> None:
+        self.control = control
+
+
+class FromMLP(Corrected):
+    """Corrected by an MLP on the codes.
+
+    Args:
+        d_hidden: hidden units; None is as many as give the NFM's number of parameters.
+        support: whether it also reads which latents are active.
+        rounds: on how many times the NFM's tokens it is trained.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+
+    def __init__(self, d_hidden: int | None, support: bool, rounds: int) -> None:
+        for setting, value in (("d_hidden", d_hidden), ("rounds", rounds)):
+            if value is not None and value < 1:
+                raise ValueError(f"{setting}={value} of an MLP: allowed are whole numbers from 1")
+        self.d_hidden, self.support, self.rounds = d_hidden, support, rounds
+        self.control = None
 
 
 class WideSAE:

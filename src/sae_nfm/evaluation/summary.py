@@ -91,6 +91,11 @@ class Summary:
         ratio = self.ratio(measure, a, b)
         return None if ratio is None else Estimate(1 - ratio.value, (1 - ratio.ci95[1], 1 - ratio.ci95[0]))
 
+    def share(self, measure: str, a: str, b: str, start: str) -> Estimate | None:
+        """(start − a) / (start − b): what `a` takes off `start`, as a share of what `b` does."""
+        (x, xs), (y, ys), (z, zs) = (self._mean(measure, name) for name in (a, b, start))
+        return Estimate.of((z - x) / (z - y), (zs - xs) / (zs - ys)) if z > y and (zs > ys).all() else None
+
     def condition(self, name: str) -> dict[str, Any]:
         """The entry of one condition in `result.json`."""
         plain = {

@@ -6,10 +6,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sae_nfm.models.codes import Codes
-from sae_nfm.models.controls import CodesMLP
-from sae_nfm.models.nfm import NeuralFactorizationMachine
 from sae_nfm.models.normalizer import Normalizer
 from sae_nfm.models.plant import Plant
+from sae_nfm.models.residual import ResidualModel
 from sae_nfm.models.sae import TopKSAE
 
 
@@ -52,7 +51,7 @@ class Autoencoder(nn.Module):
         self,
         normalizer: Normalizer,
         sae: TopKSAE,
-        nfm: NeuralFactorizationMachine | CodesMLP | None = None,
+        nfm: ResidualModel | None = None,
         plant: Plant | None = None,
     ) -> None:
         super().__init__()

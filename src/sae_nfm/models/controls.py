@@ -1,26 +1,41 @@
-"""What an NFM is held against: simpler predictions of the SAE's residual, and SAEs and MLPs of its size.
-
-Linear controls are solved exactly, by least squares from streamed normal equations, so that no learning rate
-stands between them and their best.
-"""
+"""What an NFM is held against: simpler predictions of the SAE's residual, and MLPs on the same codes."""
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sae_nfm.models.codes import Codes, transposed_sum, weighted_sum
-from sae_nfm.models.nfm import NFMOutput
+from sae_nfm.models.codes import Codes, weighted_sum
+from sae_nfm.models.residual import EMBED_STD, ResidualModel
 
-_SCATTER_COST = 32  # of one scattered addition, in multiply-adds of a matrix product
+_SUPPORT_SCALE = 0.3  # of which latents are active, against how much they are
 
 
 class LinearControl(nn.Module):
-    """Predicts the residual x − x̂ linearly from features φ of the activation or its codes: r̂ = Wᵀ φ + b."""
+    """Predicts the residual x − x̂ linearly from features φ of the activation or its codes: r̂ = Wᵀ φ + b.
 
-    def build(self, d_in: int, d_sae: int, num_parameters: int) -> None:
+    It is solved exactly, so that no learning rate stands between it and its best.
+
+    Args:
+        fit_k: how many of a token's latents it is solved on, the most active ones; None is all.
+        bias: whether there is b.
+    """
+
+    def __init__(self, fit_k: int | None = None, bias: bool = True) -> None:
+        super().__init__()
+        self.fit_k, self.has_bias = fit_k, bias
+
+    def build(self, d_in: int, d_sae: int) -> None:
         """Make weights and bias, once the sizes are known."""
         self.weight = nn.Parameter(torch.zeros(self.num_features(d_in, d_sae), d_in), requires_grad=False)
         self.bias = nn.Parameter(torch.zeros(d_in), requires_grad=False)
+
+    @torch.no_grad()
+    def set_(self, weight: Float[Tensor, "features d_in"], bias: Float[Tensor, " d_in"] | None) -> None:
+        """Take a solution."""
+        self.weight.copy_(weight)
+        if bias is not None:
+            self.bias.copy_(bias)
 
     def num_features(self, d_in: int, d_sae: int) -> int:
         """Length of φ."""
@@ -60,7 +75,7 @@ class DecoderRefit(LinearControl):
 
     def features(self, x: Float[Tensor, "token d_in"], codes: Codes) -> Codes:
         """The codes."""
-        return codes
+        return codes if self.fit_k is None else codes.strongest(self.fit_k)
 
     def residual(self, x: Float[Tensor, "... d_in"], codes: Codes) -> Float[Tensor, "... d_in"]:
         """What the refitted decoder adds to the SAE's own."""
@@ -83,65 +98,52 @@ class AffineMap(LinearControl):
         return x @ self.weight + self.bias
 
 
-class CodesMLP(nn.Module):
-    """A plain MLP on the codes with the NFM's number of parameters: r̂ = W_2 relu(W_1 f + b_1) + b_2.
+class CodesMLP(ResidualModel):
+    """An MLP on the codes beside a solved linear part: r̂ = W_lin f + b + W_2 gelu(W_1 f + b_1) + b_2.
 
-    It stands where an NFM does in an `Autoencoder`, and is trained as one.
-    """
-
-    def build(self, d_in: int, d_sae: int, num_parameters: int) -> None:
-        """As many hidden units as the parameters allow."""
-        hidden = max(1, round((num_parameters - d_in) / (d_sae + d_in + 1)))
-        self.W_1 = nn.Parameter(torch.randn(d_sae, hidden) / d_in**0.5)
-        self.b_1 = nn.Parameter(torch.zeros(hidden))
-        self.out = nn.Linear(hidden, d_in)
-
-    def forward(self, codes: Codes) -> NFMOutput:
-        """The prediction, counted as one part."""
-        out = self.out(torch.relu(weighted_sum(codes, self.W_1) + self.b_1))
-        return NFMOutput(out, torch.zeros_like(out))
-
-    def residual(self, x: Float[Tensor, "... d_in"], codes: Codes) -> Float[Tensor, "... d_in"]:
-        """r̂, all in the normaliser's units."""
-        return self(codes).total
-
-
-class NormalEquations:
-    """Φᵀ Φ and Φᵀ R of a linear control, with a constant feature for the bias, in float64.
+    With `support` the hidden layer also reads which latents are active, W_s 1[f > 0]: a TopK code jumps where
+    its support changes, which a function of the values alone is slow to learn.
 
     Args:
-        control: built, and solved by `solve_`.
+        d_sae: number of latents.
+        d_out: width of the residual.
+        d_hidden: hidden units.
+        support: whether it reads which latents are active.
     """
 
-    def __init__(self, control: LinearControl) -> None:
-        self.control = control
-        num, d_out = control.weight.shape
-        self.gram = control.weight.new_zeros(num + 1, num + 1, dtype=torch.float64)
-        self.cross = control.weight.new_zeros(num + 1, d_out, dtype=torch.float64)
+    code_scale: Float[Tensor, ""]
+    support_scale: Float[Tensor, ""]
 
-    def add(
-        self, x: Float[Tensor, "token d_in"], codes: Codes, residual: Float[Tensor, "token d_in"]
-    ) -> None:
-        """Add tokens, by the products of the k active features alone where that is less work."""
-        features = self.control.features(x, codes)
-        num = len(self.gram)
-        values = nn.functional.pad(features.values.double(), (0, 1), value=1.0)
-        indices = nn.functional.pad(features.indices, (0, 1), value=num - 1)
-        if _SCATTER_COST * values.shape[1] ** 2 > num**2:
-            dense = Codes(values, indices).dense(num)
-            self.gram += dense.T @ dense
-            self.cross += dense.T @ residual.double()
-            return
-        pairs = (indices.unsqueeze(2) * num + indices.unsqueeze(1)).flatten()
-        products = (values.unsqueeze(2) * values.unsqueeze(1)).flatten()
-        self.gram.view(-1).index_add_(0, pairs, products)
-        self.cross += transposed_sum(values.to(residual.dtype), indices, residual, num)
+    def __init__(self, d_sae: int, d_out: int, d_hidden: int, support: bool) -> None:
+        if d_hidden < 1:
+            raise ValueError(f"d_hidden={d_hidden}: allowed are whole numbers from 1")
+        super().__init__(d_sae, d_out, linear=True, bias=True, fit_k=None)
+        self.W_1 = nn.Parameter(EMBED_STD * torch.randn(d_sae, d_hidden))
+        self.W_support = nn.Parameter(EMBED_STD * torch.randn(d_sae, d_hidden)) if support else None
+        self.b_1 = nn.Parameter(torch.zeros(d_hidden))
+        self.W_2 = nn.Parameter(torch.zeros(d_hidden, d_out))
+        self.b_2 = nn.Parameter(torch.zeros(d_out))
+        self.width_factor = 256 / d_hidden
+        self.register_buffer("code_scale", torch.ones(()))
+        self.register_buffer("support_scale", torch.ones(()))
+
+    @staticmethod
+    def hidden_for(num_parameters: int, d_sae: int, d_out: int, support: bool) -> int:
+        """How many hidden units give a model of about `num_parameters`, its linear part included."""
+        fixed, each = (d_sae + 2) * d_out, d_sae * (1 + support) + d_out + 1
+        return max(1, round((num_parameters - fixed) / each))
 
     @torch.no_grad()
-    def solve_(self, ridge: float = 1e-6) -> None:
-        """Set the control's weights; `ridge`, relative to the mean diagonal, settles dead latents."""
-        scale = self.gram.diagonal().mean()
-        regularised = self.gram + ridge * scale * torch.eye(len(self.gram), device=self.gram.device)
-        solution = torch.linalg.solve(regularised, self.cross)
-        self.control.weight.copy_(solution[:-1])
-        self.control.bias.copy_(solution[-1])
+    def initialize_(self, codes: Codes) -> None:
+        """Scale the codes so that hidden units start at unit variance."""
+        l0 = (codes.values > 0).sum(-1).double().mean()
+        self.code_scale.copy_(1 / (EMBED_STD * codes.values.pow(2).sum(-1).mean().sqrt()))
+        self.support_scale.copy_(_SUPPORT_SCALE / (EMBED_STD * l0.sqrt()))
+
+    def interaction(self, codes: Codes) -> Float[Tensor, "... d_out"]:
+        """W_2 gelu(…) + b_2."""
+        hidden = self.code_scale * weighted_sum(codes, self.W_1) + self.b_1
+        if self.W_support is not None:
+            active = Codes((codes.values > 0).to(codes.values.dtype), codes.indices)
+            hidden = hidden + self.support_scale * weighted_sum(active, self.W_support)
+        return self.width_factor * (F.gelu(hidden) @ self.W_2) + self.b_2

@@ -1,45 +1,43 @@
 """The neural factorization machine over sparse codes (He & Chua 2017; higher orders: Blondel et al. 2016)."""
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sae_nfm.models.codes import Codes, weighted_sum
+from sae_nfm.models.codes import Codes
+from sae_nfm.models.residual import ResidualModel
+from sae_nfm.models.symmetric import elementary_symmetric_sums
+
+REFERENCE_WIDTH = 64
+"""The output map is multiplied by this over `d_embed`, so that an Adam step moves the output equally far at
+every width (the μP rule for output weights, Yang & Hu 2021)."""
 
 
-class NFMOutput(NamedTuple):
-    """The two parts of the predicted residual; a part that is switched off is exactly 0."""
-
-    linear: Float[Tensor, "... d_out"]
-    """W_lin f + b."""
-    interaction: Float[Tensor, "... d_out"]
-    """MLP([e_2(f), …, e_order(f)])."""
-
-    @property
-    def total(self) -> Float[Tensor, "... d_out"]:
-        """r̂ = linear + interaction."""
-        return self.linear + self.interaction
-
-
-class NeuralFactorizationMachine(nn.Module):
-    """r̂ = W_lin f + b + MLP([e_2(f), …, e_o(f)]), from the active latents alone.
+class NeuralFactorizationMachine(ResidualModel):
+    """r̂ = W_lin f + b + W_out φ + b_out, φ = [e_2(f)/σ_2, …, e_o(f)/σ_o], from the active latents alone.
 
     e_j is the elementary symmetric polynomial of degree j of the vectors f_i v_i, elementwise in ℝ^d_embed.
+    σ_j is its standard deviation over a sample at the start, times 4^(j−2), so that every order begins
+    at its own scale whatever that of the codes is, the lower ones ahead; it is stored with the weights. The
+    output map starts at 0: an untrained interaction part corrects nothing, and has nothing to unlearn. With
+    `mlp` a hidden ReLU layer stands between φ and the output.
 
     Args:
         d_sae: number of latents.
         d_out: width of the residual.
         order: highest interaction order o, 1 to 4; 1 has no interaction path.
         d_embed: width m of the embeddings v_i.
+        embed_std: their standard deviation at the start. Pooled interactions are scaled by σ_j, so that it
+            only says how fast Adam's steps change the embeddings, next to the output map.
         linear: whether there is W_lin f.
         bias: whether there is the output bias b, which counts to the linear part.
         interaction: whether there is an interaction part.
         mlp: whether the pooled interactions pass a hidden ReLU layer of width m, or one linear map.
         dropout: applied to the pooled interactions in training.
-        fit: whether both parts are trained together, or the linear part first and the interactions on what it
-            leaves, which settles which part explains what.
+        fit: whether both parts are trained together, or the linear part is solved and the interactions are
+            trained on what it leaves, which settles which part explains what.
         fit_k: in training only so many of a token's latents are read, the most active ones; None is all, as
             at the splice.
 
@@ -47,12 +45,15 @@ class NeuralFactorizationMachine(nn.Module):
         ValueError: a size is out of range, or the switches leave nothing to train.
     """
 
+    pool_scale: Float[Tensor, " pooled"]
+
     def __init__(
         self,
         d_sae: int,
         d_out: int,
         order: int,
         d_embed: int,
+        embed_std: float,
         linear: bool,
         bias: bool,
         interaction: bool,
@@ -61,56 +62,62 @@ class NeuralFactorizationMachine(nn.Module):
         fit: Literal["together", "linear_then_interaction"],
         fit_k: int | None,
     ) -> None:
-        super().__init__()
-        _check_sizes(order, d_embed, dropout, fit_k)
+        _check_sizes(order, d_embed, embed_std, dropout, fit_k)
         _check_switches(order, linear, bias, interaction, fit)
-        self.order, self.d_out, self.fit, self.fit_k = order, d_out, fit, fit_k
+        super().__init__(d_sae, d_out, linear, bias, fit_k)
+        self.order, self.d_embed, self.fit = order, d_embed, fit
         self.has_interaction = interaction and order > 1
-        self.W_lin = nn.Parameter(torch.zeros(d_sae, d_out)) if linear else None
-        self.b = nn.Parameter(torch.zeros(d_out)) if bias else None
         if self.has_interaction:
-            self.V = nn.Parameter(torch.randn(d_sae, d_embed) / d_embed**0.5)
-            self.mlp = _mlp((order - 1) * d_embed, d_embed, d_out, hidden=mlp, dropout=dropout)
+            pooled = (order - 1) * d_embed
+            self.V = nn.Parameter(embed_std * torch.randn(d_sae, d_embed))
+            self.register_buffer("pool_scale", torch.ones(pooled))
+            self.head = _Head(pooled, d_embed, d_out, mlp, dropout)
 
-    def forward(self, codes: Codes) -> NFMOutput:
-        """Predict the residual x − x̂ in the units that the codes were computed in."""
-        if self.training and self.fit_k is not None:
-            codes = codes.strongest(self.fit_k)
-        zero = codes.values.new_zeros(*codes.values.shape[:-1], self.d_out)
-        linear = zero if self.W_lin is None else weighted_sum(codes, self.W_lin)
-        linear = linear if self.b is None else linear + self.b
-        return NFMOutput(linear, self.mlp(self.pool(codes)) if self.has_interaction else zero)
+    @torch.no_grad()
+    def initialize_(self, codes: Codes) -> None:
+        """Set the scale of every order from a sample of the codes that will be trained on."""
+        if not self.has_interaction:
+            return
+        pooled = self.pool(codes).unflatten(-1, (self.order - 1, self.d_embed))
+        deviation = pooled.double().flatten(0, -3).var(0, unbiased=False).mean(-1).sqrt()
+        ahead = 4.0 ** torch.arange(self.order - 1, device=deviation.device)
+        scale = torch.where(deviation > 0, 1 / (ahead * deviation), 0)  # 0: too few latents for this order
+        self.pool_scale.copy_(scale.repeat_interleave(self.d_embed))
+
+    def interaction(self, codes: Codes) -> Float[Tensor, "... d_out"]:
+        """W_out φ + b_out."""
+        return self.head(self.pool(codes) * self.pool_scale)
 
     def pool(self, codes: Codes) -> Float[Tensor, "... pooled"]:
-        """[e_2, …, e_order] side by side, `pooled` = (order − 1) · d_embed."""
-        power_sums = [
-            weighted_sum(Codes(codes.values**j, codes.indices), self.V**j) for j in range(1, self.order + 1)
-        ]
-        return torch.cat(elementary_symmetric(power_sums)[1:], dim=-1)
+        """[e_2, …, e_order] side by side, unscaled, `pooled` = (order − 1) · d_embed."""
+        return torch.cat(elementary_symmetric_sums(codes, self.V, self.order)[1:], dim=-1)
 
 
-def elementary_symmetric(power_sums: list[Float[Tensor, "..."]]) -> list[Float[Tensor, "..."]]:
-    """e_1 … e_o from the power sums p_1 … p_o by Newton's identities, j e_j = Σ_i (−1)^(i−1) e_(j−i) p_i."""
-    symmetric = [torch.ones_like(power_sums[0])]
-    for j in range(1, len(power_sums) + 1):
-        terms = [(-1) ** (i - 1) * symmetric[j - i] * power_sums[i - 1] for i in range(1, j + 1)]
-        symmetric.append(torch.stack(terms).sum(0) / j)
-    return symmetric[1:]
+class _Head(nn.Module):
+    """Pooled interactions → their part of the residual; 0 until it is trained."""
+
+    def __init__(self, pooled: int, d_embed: int, d_out: int, hidden: bool, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.hidden = nn.Linear(pooled, d_embed) if hidden else None
+        self.W_out = nn.Parameter(torch.zeros(d_embed if hidden else pooled, d_out))
+        self.b_out = nn.Parameter(torch.zeros(d_out))
+        self.width_factor = REFERENCE_WIDTH / d_embed
+
+    def forward(self, features: Float[Tensor, "... pooled"]) -> Float[Tensor, "... d_out"]:
+        features = self.dropout(features)
+        if self.hidden is not None:
+            features = torch.relu(self.hidden(features))
+        return self.width_factor * (features @ self.W_out) + self.b_out
 
 
-def _mlp(d_in: int, d_hidden: int, d_out: int, *, hidden: bool, dropout: float) -> nn.Sequential:
-    if not hidden:
-        return nn.Sequential(nn.Dropout(dropout), nn.Linear(d_in, d_out))
-    return nn.Sequential(
-        nn.Dropout(dropout), nn.Linear(d_in, d_hidden), nn.ReLU(), nn.Linear(d_hidden, d_out)
-    )
-
-
-def _check_sizes(order: int, d_embed: int, dropout: float, fit_k: int | None) -> None:
+def _check_sizes(order: int, d_embed: int, embed_std: float, dropout: float, fit_k: int | None) -> None:
     if order not in (1, 2, 3, 4):
         raise ValueError(f"nfm.order={order}: allowed are 1, 2, 3, 4")
     if d_embed < 1:
         raise ValueError(f"nfm.d_embed={d_embed}: allowed are whole numbers from 1")
+    if embed_std <= 0:
+        raise ValueError(f"nfm.embed_std={embed_std}: allowed are numbers above 0")
     if not 0 <= dropout < 1:
         raise ValueError(f"nfm.dropout={dropout}: allowed are 0 up to, but without, 1")
     if fit_k is not None and fit_k < 1:

@@ -19,7 +19,7 @@ from sae_nfm.report.estimates import (
 
 def headline(result: Mapping[str, Any]) -> list[str]:
     """The findings, the most important one first; at least one sentence."""
-    sentences = [_planted(result), _gain(result), marginal_gain(result), _pathology(result)]
+    sentences = [_planted(result), _gain(result), marginal_gain(result), _bound(result), _pathology(result)]
     found = [sentence for sentence in sentences if sentence]
     return found or ["This study measured no condition."]
 
@@ -104,6 +104,17 @@ def marginal_gain(result: Mapping[str, Any]) -> str | None:
             f"Feature interactions bring nothing beyond the linear part: they add {loss} nats/token.{caveat}"
         )
     return f"Feature interactions take off a further {size}.{caveat}"
+
+
+def _bound(result: Mapping[str, Any]) -> str | None:
+    """How much of what the codes tell of the residual the NFM has found."""
+    share = estimate(lookup(result, "share_of_codes_bound", "kl"))
+    if share is None:
+        return None
+    return (
+        f"The NFM takes off {_with_interval(share, 0, '%')} of what a large MLP on the same codes takes off, "
+        "the best predictor of the residual that was tried."
+    )
 
 
 def _pathology(result: Mapping[str, Any]) -> str | None:

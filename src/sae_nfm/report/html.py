@@ -96,6 +96,7 @@ def report_page(result: Mapping[str, Any], figures: Mapping[str, Path]) -> str:
     return page(
         f"{name}: SAE and NFM by next-token KL",
         tag("h1", name),
+        *(tag("p", f"Warning: {warning}.", class_="warning") for warning in result.get("warnings") or []),
         tag("p", first, class_="headline"),
         *(tag("p", sentence, class_="also") for sentence in others),
         tag("p", " · ".join(facts(result)), class_="facts"),

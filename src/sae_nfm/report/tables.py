@@ -129,6 +129,7 @@ def headline_gains(result: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("MSE reduction by the NFM", lookup(result, "mse_reduction"), 1, "%"),
         ("interactions beyond the linear part", lookup(result, "marginal_interaction", "absolute"), 3, ""),
         ("  as a share of KL(sae_linear)", lookup(result, "marginal_interaction", "share"), 1, "%"),
+        ("KL reduction as a share of codes_bound's", lookup(result, "share_of_codes_bound", "kl"), 0, "%"),
     )
     return [
         (name, format_estimate(read, minimum, unit) + ("" if unit else " nats/token"))

@@ -13,6 +13,7 @@ _HEADLINES = {
     "mse_reduction": ("mse_reduction",),
     "marginal_interaction": ("marginal_interaction", "share"),
     "marginal_interaction/absolute": ("marginal_interaction", "absolute"),
+    "share_of_codes_bound": ("share_of_codes_bound", "kl"),
     "pathology_change": ("pathology_change", "eps"),
 }
 _COUNTS = ("positions", "documents", "measurements")
@@ -55,6 +56,8 @@ def summary(result: Mapping[str, Any]) -> dict[str, float]:
     - `pathology/<reconstruction>`: its KL over that of its ε baseline;
       `pathology/<reconstruction>/<baseline>`: the same with the other baselines
     - `pathology_change`: `pathology/sae_nfm` less `pathology/sae`
+    - `share_of_codes_bound`: the KL that the NFM takes off, over what `codes_bound` does
+    - `validation/<stage>/residual_explained`: on validation documents; `num_warnings`: of the study
     - `sae/…`, `nfm/…`, `timing/…`, `measurements`, `positions`, `documents`: as in `result.json`
 
     All but the counts and parts have `<name>/ci_low` and `<name>/ci_high`, where an interval was computed.
@@ -65,6 +68,9 @@ def summary(result: Mapping[str, Any]) -> dict[str, float]:
             suffix = "" if baseline == "eps" else f"/{baseline}"
             estimates[f"pathology/{reconstruction}{suffix}"] = estimate(ratio)
     found: dict[str, float | None] = {name: number(result.get(name)) for name in _COUNTS}
+    found["num_warnings"] = len(result.get("warnings") or [])
+    for stage, metrics in (result.get("validation") or {}).items():
+        found[f"validation/{stage}/residual_explained"] = number(metrics.get("residual_explained"))
     for part in _PARTS:
         found |= {f"{part}/{key}": number(value) for key, value in (result.get(part) or {}).items()}
     for name, measured in (result.get("conditions") or {}).items():

@@ -1,6 +1,7 @@
 """What watches over a training run."""
 
 import logging
+import math
 import sys
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar
+from torch import Tensor, nn
 
 from sae_nfm.errors import NonFiniteLoss
 
@@ -48,6 +50,44 @@ class StopOnNonFiniteLoss(Callback):
             f"the last good checkpoint is kept in {self.checkpoints}.\n"
             "A lower learning rate or a longer warm-up usually mends this"
         )
+
+
+class KeepBest(Callback):
+    """Keeps the trained weights of the best validation, which need not be the last one.
+
+    The untrained start counts: where training finds nothing, it changes nothing. What is kept is part of
+    every checkpoint, so that a resumed run chooses among the same weights as an uninterrupted one.
+
+    Args:
+        trained: the weights to keep.
+        figure: of the validation; the highest is the best.
+    """
+
+    def __init__(self, trained: nn.Module, figure: str) -> None:
+        self.trained, self.figure = trained, figure
+        self.best, self.step = -math.inf, 0
+        self.weights: dict[str, Tensor] = {}
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the weights if they are the best so far."""
+        value = float(trainer.callback_metrics[self.figure])
+        if value > self.best:
+            self.best, self.step = value, trainer.global_step
+            state = self.trained.state_dict()
+            self.weights = {name: tensor.detach().clone() for name, tensor in state.items()}
+
+    def restore(self) -> None:
+        """Put the best weights back."""
+        self.trained.load_state_dict(self.weights)
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"best": self.best, "step": self.step, "weights": self.weights}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """From a checkpoint."""
+        self.best, self.step = state_dict["best"], state_dict["step"]
+        self.weights = state_dict["weights"]
 
 
 LOOK_EVERY = 50

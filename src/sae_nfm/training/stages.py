@@ -16,7 +16,7 @@ from torch import nn
 
 from sae_nfm.data.activations import ActivationModule
 from sae_nfm.store import discard, write_atomically
-from sae_nfm.training.callbacks import training_callbacks
+from sae_nfm.training.callbacks import KeepBest, training_callbacks
 from sae_nfm.training.tasks import DictionaryTask
 
 WEIGHTS, METRICS, CHECKPOINTS = "weights.safetensors", "metrics.json", "checkpoints"
@@ -47,8 +47,10 @@ def train(
 ) -> None:
     """Train from the folder's last checkpoint, if there is one, and leave weights and metrics in the folder.
 
+    The weights are those of the best validation, that of the untrained start and that of the end included.
+
     Args:
-        stage: `sae` or `nfm`, the name in the log.
+        stage: `sae`, `nfm` or a control's name, for the log.
         task: what is trained, how.
         data: activations.
         trained: the part of the task whose weights are the artifact.
@@ -57,16 +59,23 @@ def train(
     """
     num_steps = task.schedule.num_steps
     last = folder / CHECKPOINTS / "last.ckpt"
+    best = KeepBest(trained, f"validation/{task.watched}")
     with run.logger(stage, folder) as logger:
-        trainer = _trainer(run, num_steps, logger, folder)
+        trainer = _trainer(run, num_steps, logger, folder, best)
         if last.exists():
             log.info("%s: going on from %s", stage, last)
+        else:
+            trainer.validate(task, datamodule=data, verbose=False)
         started, first_step = time.perf_counter(), _step_of(last)
         trainer.fit(task, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
         seconds = time.perf_counter() - started
         (quality,) = trainer.validate(task, datamodule=data, verbose=False)
+        if best.step != trainer.global_step:
+            best.restore()
+            (quality,) = trainer.validate(task, datamodule=data, verbose=False)
         metrics = {name.removeprefix("validation/"): value for name, value in quality.items()}
         metrics["train_tokens"] = num_steps * data.pool.batch
+        metrics["best_step"] = best.step
         metrics["tokens_per_s"] = (num_steps - first_step) * data.pool.batch / seconds
         if trainer.is_global_zero:
             save_weights(trained, folder / WEIGHTS)
@@ -74,15 +83,16 @@ def train(
             discard(folder / CHECKPOINTS)
 
 
-def _trainer(run: Run, num_steps: int, logger: Any, folder: Path) -> Trainer:
+def _trainer(run: Run, num_steps: int, logger: Any, folder: Path, best: KeepBest) -> Trainer:
     return run.trainer(
         max_steps=num_steps,
         logger=logger,
-        callbacks=training_callbacks(folder / CHECKPOINTS, run.checkpoint_every),
+        callbacks=[best, *training_callbacks(folder / CHECKPOINTS, run.checkpoint_every)],
         gradient_clip_val=run.gradient_clip or None,
         val_check_interval=max(1, num_steps // run.validations),
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
+        inference_mode=False,  # validation runs before training too, and its sums are the same tensors
         log_every_n_steps=min(50, 1 + num_steps // 100),  # a hundred points of a curve, at least
         enable_model_summary=False,
         default_root_dir=folder,
