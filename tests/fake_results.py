@@ -159,6 +159,9 @@ def fake_result(
         "marginal_interaction": {"absolute": around(0.0022, 0.6), "share": around(0.0014, 0.6)}
         if has_nfm
         else None,
+        "share_of_codes_bound": {"kl": around(0.48, 0.1)} if has_nfm else None,
+        "validation": {"sae": {}, "nfm": {"residual_explained": 0.29}} if has_nfm else {"sae": {}},
+        "warnings": [],
         "made_worse": {"sae_nfm vs sae": {"fraction": 0.31}} if has_nfm else {},
         "tests": fake_tests(kl),
         "timing": {"sae_tokens_per_s": 51000.0, "eval_measurements_per_s": 9100.0, "wall_s": 83.0},

@@ -11,11 +11,12 @@ from sae_nfm.models.sae import TopKSAE
 NFM_SETTINGS = {
     "order": 2,
     "d_embed": 8,
+    "embed_std": 0.03,
     "linear": True,
     "bias": True,
     "interaction": True,
-    "mlp": True,
-    "dropout": 0.15,
+    "mlp": False,
+    "dropout": 0.0,
     "fit": "together",
     "fit_k": None,
 }
@@ -38,8 +39,9 @@ def make_autoencoder(d_in, d_sae=64, k=4, nfm=True, seed=0):
     if not nfm:
         return Autoencoder(normalizer, sae).eval()
     head = make_nfm(d_sae, d_in)
-    for parameter in (head.W_lin, head.b):
+    for parameter in (head.W_lin, head.b, head.head.W_out, head.head.b_out):
         nn.init.normal_(parameter, std=0.1)
+    head.initialize_(sae.encode(torch.randn(256, d_in)))
     return Autoencoder(normalizer, sae, head).eval()
 
 

@@ -74,6 +74,7 @@ class Bench:
     def nfm_task(self, steps=120, objective=OBJECTIVE, lr=1e-2):
         autoencoder = self.autoencoder()
         autoencoder.nfm = make_nfm(64, self.lm.d_model, dropout=0.5)
+        autoencoder.nfm.initialize_(autoencoder.explain(self.data().training.read(0, 2000)).codes)
         schedule, optimizer = Schedule(steps, 0.1, 0.3), partial(torch.optim.Adam, lr=lr)
         return NFMTask(autoencoder, objective, optimizer, schedule, seed=0)
 

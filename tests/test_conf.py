@@ -164,8 +164,8 @@ def test_group_experiment_ablation_and_command_line_win_in_this_order():
         return compose("study", overrides=list(overrides)).nfm.order
 
     experiment = "experiment=planted"
-    assert compose("study", overrides=["nfm=full"]).nfm.mlp is True
-    assert compose("study", overrides=["nfm=full", experiment]).nfm.mlp is False
+    assert compose("study", overrides=["nfm=full"]).nfm.d_embed == 256
+    assert compose("study", overrides=["nfm=full", experiment]).nfm.d_embed == 64
     assert order("nfm=full", experiment) == 2
     assert order("nfm=full", experiment, "ablation=order_3") == 3
     assert order("nfm=full", "nfm.order=4", experiment, "ablation=order_3") == 4

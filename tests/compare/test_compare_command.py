@@ -91,6 +91,16 @@ def test_unfinished_and_broken_studies_are_named_and_do_not_stop_it(sweep, capsy
     assert "&lt;b&gt;bare" in page
 
 
+def test_a_warning_is_told_once_with_the_studies_it_is_of(sweep, capsys):
+    for path in sorted(sweep.glob("*/result.json"))[:3]:
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"warnings": ["few <documents>"]}))
+    assert main([str(sweep)]) == 0
+    assert "layer-0,sae.k-8 and 2 more: few <documents>" in capsys.readouterr().out
+    assert "and 2 more: few &lt;documents&gt;" in (sweep / "compare.html").read_text(encoding="utf-8")
+    rows = list(csv.DictReader((sweep / "compare.csv").read_text().splitlines()))
+    assert sorted(row["warnings"] for row in rows) == ["", "", "", *["few <documents>"] * 3]
+
+
 @pytest.mark.parametrize("part", ["settings", "choices", "conditions"])
 def test_a_result_of_another_shape_is_named(sweep, part):
     path = sweep / "layer-0,sae.k-8" / "result.json"

@@ -8,7 +8,7 @@ from sae_nfm.report.page import flatten
 
 
 def study(result):
-    return Study(Path("x"), flatten(result["settings"]), result["choices"], {})
+    return Study(Path("x"), flatten(result["settings"]), result["choices"], {}, [])
 
 
 def varied(results):

@@ -257,3 +257,14 @@ def test_a_difference_of_ratios_keeps_the_pairing(summary):
     same = summary.ratio_difference("kl", ("sae", "eps(sae)"), ("sae", "eps(sae)"))
     assert (same.value, same.ci95) == (0, (0, 0))
     assert summary.ratio_difference("kl", ("sae", "clean"), ("sae", "eps(sae)")) is None
+
+
+def test_the_share_of_what_another_condition_takes_off(summary, tokens):
+    share = summary.share("kl", "sae_nfm", "eps(sae)", "sae")
+    mean = {
+        name: tokens.kl_draws[name].mean(0)[tokens.scored].mean() for name in ("sae", "sae_nfm", "eps(sae)")
+    }
+    expected = (mean["sae"] - mean["sae_nfm"]) / (mean["sae"] - mean["eps(sae)"])
+    assert share.value == pytest.approx(expected)
+    assert share.ci95[0] < share.value < share.ci95[1]
+    assert summary.share("kl", "sae_nfm", "zero", "sae") is None

@@ -1,8 +1,10 @@
 import pytest
 import torch
 
+from sae_nfm.models import least_squares
 from sae_nfm.models.codes import Codes
-from sae_nfm.models.controls import AffineMap, CodesMLP, DecoderRefit, NormalEquations, OutputBias
+from sae_nfm.models.controls import AffineMap, CodesMLP, DecoderRefit, OutputBias
+from sae_nfm.models.least_squares import NormalEquations
 from small_models import make_nfm
 
 D_IN, D_SAE, K, TOKENS = 6, 40, 3, 600
@@ -17,53 +19,100 @@ def sample():
     return x, codes, residual
 
 
+def equations_of(control, x, codes, residual, parts=1):
+    control.build(D_IN, D_SAE)
+    equations = NormalEquations(control.num_features(D_IN, D_SAE), D_IN, control.has_bias, x.device)
+    for rows in torch.arange(len(x)).chunk(parts):
+        chosen = Codes(codes.values[rows], codes.indices[rows])
+        equations.add(control.features(x[rows], chosen), residual[rows])
+    return equations
+
+
 @pytest.mark.parametrize(
-    "control", [OutputBias(), DecoderRefit(), AffineMap()], ids=lambda c: type(c).__name__
+    ("kind", "bias"),
+    [(OutputBias, True), (DecoderRefit, True), (DecoderRefit, False), (AffineMap, True), (AffineMap, False)],
 )
-def test_a_linear_control_is_the_least_squares_solution(control):
+def test_a_linear_control_is_the_least_squares_solution(kind, bias):
     x, codes, residual = sample()
-    control.build(D_IN, D_SAE, 0)
-    equations = NormalEquations(control)
-    for part in range(3):
-        rows = slice(part * 200, (part + 1) * 200)
-        equations.add(x[rows], Codes(codes.values[rows], codes.indices[rows]), residual[rows])
-    equations.solve_(ridge=1e-9)
-    features = {
-        OutputBias: torch.zeros(TOKENS, 0),
-        DecoderRefit: codes.dense(D_SAE),
-        AffineMap: x,
-    }[type(control)]
-    design = torch.cat([features, torch.ones(TOKENS, 1)], 1).double()
+    control = kind(bias=bias)
+    control.set_(*equations_of(control, x, codes, residual, parts=3).solve(ridge=1e-9))
+    features = {OutputBias: torch.zeros(TOKENS, 0), DecoderRefit: codes.dense(D_SAE), AffineMap: x}[kind]
+    constant = torch.ones(TOKENS, 1 if bias else 0)
+    design = torch.cat([features, constant], 1).double()
     expected = design @ (torch.linalg.pinv(design) @ residual.double())
     torch.testing.assert_close(control.residual(x, codes).double(), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_the_ridge_shrinks_the_weights_and_spares_the_bias():
+    x, codes, residual = sample()
+    control = DecoderRefit()
+    equations = equations_of(control, x, codes, residual)
+    (small, _), (large, bias) = equations.solve(1e-6), equations.solve(1e6)
+    assert large.norm() < 1e-3 * small.norm()
+    torch.testing.assert_close(bias.float(), residual.mean(0), rtol=1e-3, atol=1e-3)
 
 
 def test_a_latent_that_never_fires_gets_no_weight():
     x, codes, residual = sample()
     control = DecoderRefit()
-    control.build(D_IN, D_SAE, 0)
-    equations = NormalEquations(control)
-    equations.add(x, codes, residual)
-    equations.solve_()
+    control.set_(*equations_of(control, x, codes, residual).solve(1e-6))
     assert control.weight[-1].abs().max() < 1e-6
+
+
+def test_a_refit_is_solved_on_as_many_latents_as_it_is_told():
+    x, codes, residual = sample()
+    one = DecoderRefit(fit_k=1)
+    strongest = codes.strongest(1)
+    (found, _), (expected, _) = (
+        equations_of(DecoderRefit(fit_k=k), x, c, residual).solve(1e-6)
+        for k, c in ((1, codes), (None, strongest))
+    )
+    torch.testing.assert_close(found, expected)
+    one.build(D_IN, D_SAE)
+    one.set_(found, torch.zeros(D_IN))
+    torch.testing.assert_close(one.residual(x, codes), codes.dense(D_SAE) @ one.weight, rtol=1e-4, atol=1e-4)
 
 
 def test_scattered_and_dense_products_agree():
     x, codes, residual = sample()
     many = Codes(torch.rand(TOKENS, 30), torch.stack([torch.randperm(D_SAE)[:30] for _ in range(TOKENS)]))
-    control = DecoderRefit()
-    control.build(D_IN, D_SAE, 0)
     for chosen in (codes, many):  # k = 3 of 40 takes one path, k = 30 of 40 the other
-        equations = NormalEquations(control)
-        equations.add(x, chosen, residual)
+        equations = equations_of(DecoderRefit(), x, chosen, residual)
         design = torch.cat([chosen.dense(D_SAE), torch.ones(TOKENS, 1)], 1).double()
         torch.testing.assert_close(equations.gram, design.T @ design)
         torch.testing.assert_close(equations.cross, design.T @ residual.double(), rtol=1e-5, atol=1e-5)
 
 
-def test_the_mlp_has_the_nfms_number_of_parameters():
-    nfm = make_nfm(512, 32, order=2, d_embed=16, dropout=0.0)
+def test_tokens_are_added_in_chunks_that_fit(monkeypatch):
+    x, codes, residual = sample()
+    whole = equations_of(DecoderRefit(), x, codes, residual)
+    monkeypatch.setattr(least_squares, "_ENTRIES_AT_ONCE", 100)
+    chunked = equations_of(DecoderRefit(), x, codes, residual)
+    torch.testing.assert_close(chunked.gram, whole.gram)
+    torch.testing.assert_close(chunked.cross, whole.cross, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("support", [True, False])
+def test_the_mlp_is_its_formula_and_starts_at_no_correction(support):
+    _, codes, _ = sample()
+    torch.manual_seed(0)
+    mlp = CodesMLP(D_SAE, D_IN, 16, support)
+    mlp.initialize_(codes)
+    assert mlp(codes).total.abs().max() == 0
+    torch.nn.init.normal_(mlp.W_2)
+    f, active = codes.dense(D_SAE), (codes.dense(D_SAE) > 0).float()
+    hidden = mlp.code_scale * f @ mlp.W_1 + mlp.b_1
+    if support:
+        hidden = hidden + mlp.support_scale * active @ mlp.W_support
+    assert 0.5 < hidden.std() < 2
+    expected = 16 * torch.nn.functional.gelu(hidden) @ mlp.W_2 + mlp.b_2
+    torch.testing.assert_close(mlp(codes).interaction, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("support", [True, False])
+def test_the_mlp_has_the_nfms_number_of_parameters(support):
+    nfm = make_nfm(512, 32, order=2, d_embed=16)
     size = sum(parameter.numel() for parameter in nfm.parameters())
-    mlp = CodesMLP()
-    mlp.build(32, 512, size)
-    assert abs(sum(parameter.numel() for parameter in mlp.parameters()) - size) <= 512 + 32 + 1
+    mlp = CodesMLP(512, 32, CodesMLP.hidden_for(size, 512, 32, support), support)
+    each = 512 * (1 + support) + 32 + 1
+    assert abs(sum(parameter.numel() for parameter in mlp.parameters()) - size) <= each / 2

@@ -1,5 +1,6 @@
 """The NFM: pooling against brute force over all tuples, its switches, its gradient, dropout."""
 
+import itertools
 from itertools import combinations
 from math import prod
 
@@ -8,7 +9,7 @@ import torch
 from torch.autograd import gradcheck
 
 from sae_nfm.models.codes import Codes
-from sae_nfm.models.nfm import elementary_symmetric
+from sae_nfm.models.nfm import REFERENCE_WIDTH
 from small_models import make_nfm
 
 D_SAE, D_OUT, D_EMBED, K = 10, 4, 3, 6
@@ -44,15 +45,6 @@ def test_pooling_is_the_sum_over_all_tuples_of_active_latents(order):
         torch.testing.assert_close(token, expected)
 
 
-@pytest.mark.parametrize("order", [1, 2, 3, 4])
-def test_symmetric_polynomials_of_every_order_from_power_sums(order):
-    numbers = torch.randn(7, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    symmetric = elementary_symmetric([(numbers**j).sum(0) for j in range(1, order + 1)])
-    assert len(symmetric) == order
-    for degree, value in enumerate(symmetric, start=1):
-        torch.testing.assert_close(value, brute_force(list(numbers), degree))
-
-
 def test_order_two_is_the_bi_interaction_of_the_paper():
     nfm, codes = machine(order=2), random_codes(5)
     vectors = codes.values.unsqueeze(-1) * nfm.V[codes.indices]
@@ -68,18 +60,6 @@ def test_fewer_active_latents_than_the_degree_interact_not_at_all(order):
     torch.testing.assert_close(highest, torch.zeros_like(highest), atol=1e-12, rtol=0)
 
 
-def test_pooling_in_float32_stands_a_latent_that_outshines_the_others():
-    """Newton's identities subtract powers of the largest term; the pooled sum must survive that."""
-    nfm = machine(order=4)
-    codes = random_codes(50)
-    codes.values.abs_().add_(0.1)
-    codes.values[:, 0] = 30.0
-    exact = nfm.pool(codes).view(50, 3, D_EMBED)
-    single = nfm.float().pool(Codes(codes.values.float(), codes.indices)).view(50, 3, D_EMBED)
-    error = (single - exact).norm(dim=(0, 2)) / exact.norm(dim=(0, 2))
-    assert error.max() < 1e-2, f"relative errors of e_2, e_3, e_4: {error.tolist()}"
-
-
 @pytest.mark.parametrize("mlp", [True, False])
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 def test_output_passes_gradcheck(order, mlp):
@@ -90,20 +70,24 @@ def test_output_passes_gradcheck(order, mlp):
     )
 
 
-def test_output_is_the_published_form():
+def test_output_is_a_linear_map_of_the_scaled_interactions():
     nfm, codes = machine(order=3), random_codes(2, 4)
-    hidden, out = nfm.mlp[1], nfm.mlp[3]
+    nfm.initialize_(codes)
+    features = nfm.pool(codes) * nfm.pool_scale
     output = nfm(codes)
     torch.testing.assert_close(output.linear, codes.dense(D_SAE) @ nfm.W_lin + nfm.b)
-    torch.testing.assert_close(output.interaction, out(hidden(nfm.pool(codes)).relu()))
+    expected = features @ nfm.head.W_out * (REFERENCE_WIDTH / D_EMBED) + nfm.head.b_out
+    torch.testing.assert_close(output.interaction, expected)
     torch.testing.assert_close(output.total, output.linear + output.interaction)
     assert output.total.shape == (2, 4, D_OUT)
 
 
-def test_without_the_hidden_layer_the_interaction_is_one_linear_map():
-    nfm, codes = machine(order=3, mlp=False), random_codes(5)
-    torch.testing.assert_close(nfm(codes).interaction, nfm.mlp[1](nfm.pool(codes)))
-    assert sum(isinstance(part, torch.nn.Linear) for part in nfm.mlp) == 1
+def test_with_the_hidden_layer_a_relu_stands_between():
+    nfm, codes = machine(order=3, mlp=True), random_codes(5)
+    nfm.initialize_(codes)
+    hidden = nfm.head.hidden(nfm.pool(codes) * nfm.pool_scale).relu()
+    expected = hidden @ nfm.head.W_out * (REFERENCE_WIDTH / D_EMBED) + nfm.head.b_out
+    torch.testing.assert_close(nfm(codes).interaction, expected)
 
 
 def test_a_part_that_is_switched_off_is_exactly_zero_and_has_no_parameters():
@@ -111,9 +95,7 @@ def test_a_part_that_is_switched_off_is_exactly_zero_and_has_no_parameters():
     no_linear, no_interaction = machine(linear=False, bias=False), machine(interaction=False)
     assert no_linear(codes).linear.abs().max() == 0
     assert no_linear(codes).interaction.abs().max() > 0
-    assert set(dict(no_linear.named_parameters())) == {
-        "V", "mlp.1.weight", "mlp.1.bias", "mlp.3.weight", "mlp.3.bias"
-    }  # fmt: skip
+    assert set(dict(no_linear.named_parameters())) == {"V", "head.W_out", "head.b_out"}
     assert no_interaction(codes).interaction.abs().max() == 0
     assert no_interaction(codes).linear.abs().max() > 0
     assert set(dict(no_interaction.named_parameters())) == {"W_lin", "b"}
@@ -144,9 +126,59 @@ def test_fewer_latents_are_read_in_training_alone():
     torch.testing.assert_close(machine(fit_k=K + 1).train()(codes).total, everything)
 
 
-def test_the_linear_part_starts_at_zero():
-    nfm = make_nfm(D_SAE, D_OUT, order=1).double()
-    assert nfm(random_codes(5)).total.abs().max() == 0
+STARTS = list(itertools.product((2, 3, 4), (8, 64, 300), (4, 32, 256), (1e-3, 1.0, 1e3)))
+
+
+def codes_of(k, scale, tokens=2000, d_sae=512):
+    generator = torch.Generator().manual_seed(3)
+    values = scale * torch.rand(tokens, k, generator=generator)
+    return Codes(values, torch.rand(tokens, d_sae, generator=generator).topk(k, dim=-1).indices)
+
+
+@pytest.mark.parametrize(("order", "d_embed", "k", "scale"), STARTS)
+def test_the_start_is_right_for_every_order_width_number_and_scale_of_codes(order, d_embed, k, scale):
+    torch.manual_seed(0)
+    nfm, codes = make_nfm(512, 16, order=order, d_embed=d_embed), codes_of(k, scale)
+    nfm.initialize_(codes)
+    assert nfm(codes).total.abs().max() == 0
+    features = (nfm.pool(codes) * nfm.pool_scale).unflatten(-1, (order - 1, d_embed))
+    deviations = features.var(0).mean(-1).sqrt()
+    torch.testing.assert_close(deviations, 4.0 ** -torch.arange(order - 1.0), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("mlp", [True, False])
+def test_training_is_the_same_whatever_the_scale_of_the_codes(mlp):
+    def trained(scale):
+        torch.manual_seed(0)
+        nfm, codes = make_nfm(512, 16, order=3, mlp=mlp, linear=False), codes_of(8, 1.0)
+        target = torch.randn(2000, 16, generator=torch.Generator().manual_seed(4))
+        codes = Codes(codes.values * scale, codes.indices)
+        nfm.initialize_(codes)
+        optimizer = torch.optim.Adam(nfm.parameters(), lr=3e-3)
+        for _ in range(20):
+            optimizer.zero_grad()
+            (nfm(codes).total - target).pow(2).mean().backward()
+            optimizer.step()
+        return nfm(codes).total.detach()
+
+    one = trained(1.0)
+    assert one.abs().mean() > 0.01
+    torch.testing.assert_close(trained(2.0**10), one, rtol=1e-3, atol=1e-4)
+
+
+def test_an_order_above_the_number_of_latents_adds_nothing():
+    nfm, codes = make_nfm(512, 16, order=4), codes_of(2, 1.0)
+    nfm.initialize_(codes)
+    assert (nfm.pool_scale.view(3, -1)[1:] == 0).all()
+    assert nfm.pool_scale[:8].isfinite().all()
+
+
+def test_a_solved_linear_part_is_kept_while_interactions_are_trained():
+    nfm = make_nfm(D_SAE, D_OUT)
+    nfm.set_linear_(torch.ones(D_SAE, D_OUT), torch.full((D_OUT,), 2.0))
+    codes = Codes(torch.ones(1, 3), torch.arange(3).unsqueeze(0))
+    assert torch.equal(nfm(codes).linear, torch.full((1, D_OUT), 5.0))
+    assert {name for name, p in nfm.named_parameters() if not p.requires_grad} == {"W_lin", "b"}
 
 
 def test_dropout_acts_in_training_only_and_on_the_interaction_only():
@@ -173,6 +205,7 @@ def test_dropout_acts_in_training_only_and_on_the_interaction_only():
         ({"order": 5}, ["nfm.order=5", "1, 2, 3, 4"]),
         ({"order": 0}, ["nfm.order=0", "1, 2, 3, 4"]),
         ({"d_embed": 0}, ["nfm.d_embed=0"]),
+        ({"embed_std": 0}, ["nfm.embed_std=0"]),
         ({"dropout": 1.0}, ["nfm.dropout=1.0"]),
         ({"dropout": -0.1}, ["nfm.dropout=-0.1"]),
         ({"fit": "apart"}, ["nfm.fit=apart", "together, linear_then_interaction"]),

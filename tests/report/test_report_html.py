@@ -107,6 +107,18 @@ def test_any_set_of_conditions_makes_a_page(result, tmp_path):
     assert "nan" not in page.text.split()
 
 
+def test_warnings_stand_above_what_was_found(tmp_path):
+    text = Page(report(fake_result() | {"warnings": ["nfm: worse than <its> linear part"]}, tmp_path)).text
+    assert text.index("Warning: nfm: worse than <its> linear part.") < text.index("Adding the NFM")
+
+
+def test_the_share_of_the_bound_is_said(tmp_path):
+    assert (
+        "takes off 48% (95% interval 43 to 53) of what a large MLP"
+        in Page(report(fake_result(), tmp_path)).text
+    )
+
+
 def test_attributes_are_escaped_too():
     assert tag("a", "<b>", href='"><x') == '<a href="&quot;&gt;&lt;x">&lt;b&gt;</a>'
 

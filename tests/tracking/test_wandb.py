@@ -61,7 +61,7 @@ def check_curves(sae):
     assert list(losses) == list(range(20))
     assert losses[19] < losses[0]
     validations = [row for row in sae.history if "validation/explained_variance" in row]
-    assert [row["trainer/global_step"] for row in validations] == [9, 19, 20]
+    assert [row["trainer/global_step"] for row in validations] == [0, 9, 19, 20]
     assert sae.artifacts == []
 
 
@@ -86,6 +86,9 @@ def check_evaluation(evaluation, result):
         "sae/l0": 32.0,
         "sae/dead_fraction": 0.02,
         "nfm/interaction_share": 0.05,
+        "share_of_codes_bound": 0.48,
+        "validation/nfm/residual_explained": 0.29,
+        "num_warnings": 0,
         "measurements": 280000,
     }
     assert {name: evaluation.summary[name] for name in expected} == pytest.approx(expected)
@@ -197,9 +200,9 @@ def test_an_offline_sweep_reads_back(tmp_path, corpus_file):
     assert status == 0, printed
     assert "wandb sync multirun/orders/*/wandb" in printed
     runs = {job: offline_runs(tmp_path / "multirun/orders" / job) for job in ("nfm.order-2", "nfm.order-3")}
-    # The second job finds the SAE and the linear part that the first has trained.
-    stages = ["sae", "nfm_linear", "nfm", "evaluation"]
-    assert [list(found) for found in runs.values()] == [stages, stages[2:]]
+    # The second job finds the SAE that the first has trained; the linear part is solved, without a curve.
+    stages = ["sae", "nfm", "evaluation"]
+    assert [list(found) for found in runs.values()] == [stages, stages[1:]]
     for order, (job, found) in zip((2, 3), runs.items(), strict=True):
         result = suite.result(f"multirun/orders/{job}")
         for run in (run for of_type in found.values() for run in of_type):

@@ -118,5 +118,5 @@ def test_a_server_that_is_not_there_costs_no_result(tmp_path, corpus_file, monke
     assert status == 0, printed
     assert (tmp_path / "run/result.json").exists()
     assert "going on offline" in printed
-    assert list(offline_runs(tmp_path / "run")) == ["sae", "nfm_linear", "nfm", "evaluation"]
+    assert list(offline_runs(tmp_path / "run")) == ["sae", "nfm", "evaluation"]
     assert time.monotonic() - started < 300

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.optim.lr_scheduler import LambdaLR
 
 from sae_nfm.errors import NonFiniteLoss
 from sae_nfm.training import stages
@@ -191,3 +192,43 @@ def test_a_gradient_that_is_nan_beside_a_finite_loss_reaches_neither_checkpoint_
     with pytest.raises(NonFiniteLoss):
         bench.train(bench.task("sae", objective=BreaksAt(step, gradient_only=True)), tmp_path)
     assert_last_good_checkpoint_is_kept(tmp_path, kept)
+
+
+def test_where_training_finds_nothing_the_untrained_start_is_kept(bench, tmp_path):
+    """A learning rate that only does damage: what is stored corrects nothing."""
+    task = bench.nfm_task(lr=10.0)
+    bench.train(task, tmp_path)
+    metrics, weights = read_metrics(tmp_path), load_file(tmp_path / WEIGHTS)
+    assert metrics["best_step"] == 0
+    assert metrics["residual_explained"] == 0
+    assert weights["head.W_out"].abs().max() == weights["W_lin"].abs().max() == 0
+
+
+# Checkpoints and validations are both at 50 and 100; the best is found at 50, after its checkpoint.
+@pytest.mark.parametrize("step", [50, 51, 73])
+def test_a_resumed_run_keeps_the_best_weights_that_an_uninterrupted_one_does(bench, tmp_path, step):
+    def task():
+        made = bench.nfm_task(steps=100, lr=1e-2)
+        made.schedule = WorseAfter(50)
+        return made
+
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    bench.train(task(), whole)
+    assert read_metrics(whole)["best_step"] == 50
+    with pytest.raises(Interrupted):
+        bench.train(task(), cut, InterruptAt(step))
+    bench.train(task(), cut)
+    assert read_metrics(cut)["best_step"] == 50
+    assert_equal_bit_for_bit(cut, whole)
+
+
+class WorseAfter:
+    """A learning rate that ruins the weights from some step on."""
+
+    num_steps = 100
+
+    def __init__(self, step):
+        self.step = step
+
+    def scheduler(self, optimizer):
+        return LambdaLR(optimizer, lambda step: 1.0 if step < self.step else 1000.0)

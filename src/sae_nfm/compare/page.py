@@ -9,7 +9,7 @@ from urllib.parse import quote
 from sae_nfm.compare.figures import Drawn
 from sae_nfm.compare.measures import MARGINAL, MEASURES, REDUCTION
 from sae_nfm.compare.studies import Problem, Study
-from sae_nfm.compare.tables import counted, shown_folder
+from sae_nfm.compare.tables import counted, shown_folder, warning_lines
 from sae_nfm.compare.varied import numeric, text
 from sae_nfm.report.page import Html, figure, join, number_cell, page, table, tag
 
@@ -104,11 +104,8 @@ def _gains(studies: Sequence[Study]) -> list[str]:
 
 
 def _warnings(studies: Sequence[Study], top: Path) -> Html:
-    said = [(study, warning) for study in studies for warning in study.warnings]
-    if not said:
-        return Html()
-    items = (tag("li", tag("code", shown_folder(s.folder, top)), f": {warning}") for s, warning in said)
-    return join([tag("h2", f"Warnings: {len(said)}"), tag("ul", *items)])
+    lines = warning_lines(studies, top)
+    return join([tag("h2", "Warnings"), tag("ul", *(tag("li", line) for line in lines))]) if lines else Html()
 
 
 def _left_out(problems: Sequence[Problem], top: Path) -> Html:

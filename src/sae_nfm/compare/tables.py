@@ -27,9 +27,8 @@ def print_table(
     console.print(whole if fits else _table(studies, varied, top, intervals=False))
     if not fits:
         console.print("95% intervals are in compare.csv and compare.html.", style="dim", highlight=False)
-    for study in studies:
-        for warning in study.warnings:
-            console.print(Text(f"warning: {shown_folder(study.folder, top)}: {warning}"), soft_wrap=True)
+    for line in warning_lines(studies, top):
+        console.print(Text(f"warning: {line}"), soft_wrap=True)
     for problem in problems:
         console.print(
             Text(f"left out: {shown_folder(problem.folder, top)}: {problem.reason}"), soft_wrap=True
@@ -39,6 +38,18 @@ def print_table(
 def shown_folder(folder: Path, top: Path) -> str:
     """The folder as seen from the first of the compared ones."""
     return str(folder.relative_to(top)) if folder.is_relative_to(top) and folder != top else str(folder)
+
+
+def warning_lines(studies: Sequence[Study], top: Path) -> list[str]:
+    """Every warning once, after the studies that it is of."""
+    of: dict[str, list[str]] = {}
+    for study in studies:
+        for warning in study.warnings:
+            of.setdefault(warning, []).append(shown_folder(study.folder, top))
+    return [
+        f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {warning}"
+        for warning, names in of.items()
+    ]
 
 
 def counted(studies: Sequence[Study]) -> str:

@@ -32,7 +32,7 @@ class Codes(NamedTuple):
 def weighted_sum(codes: Codes, weight: Float[Tensor, "d_sae d_out"]) -> Float[Tensor, "... d_out"]:
     """Σ_j values_j · weight[indices_j] for every token, differentiable in the values and the weight."""
     shape = codes.values.shape
-    values, indices = codes.values.reshape(-1, shape[-1]), codes.indices.reshape(-1, shape[-1])
+    values, indices = (part.reshape(-1, shape[-1]).contiguous() for part in codes)
     return _WeightedSum.apply(values.to(weight.dtype), indices, weight).unflatten(0, shape[:-1])
 
 

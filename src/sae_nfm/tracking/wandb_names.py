@@ -68,7 +68,7 @@ def summary(result: Mapping[str, Any]) -> dict[str, float]:
             suffix = "" if baseline == "eps" else f"/{baseline}"
             estimates[f"pathology/{reconstruction}{suffix}"] = estimate(ratio)
     found: dict[str, float | None] = {name: number(result.get(name)) for name in _COUNTS}
-    found["num_warnings"] = len(result.get("warnings") or [])
+    found["num_warnings"] = len(result["warnings"]) if "warnings" in result else None
     for stage, metrics in (result.get("validation") or {}).items():
         found[f"validation/{stage}/residual_explained"] = number(metrics.get("residual_explained"))
     for part in _PARTS:

@@ -61,10 +61,11 @@ class KeepBest(Callback):
     Args:
         trained: the weights to keep.
         figure: of the validation; the highest is the best.
+        first_step: that this process begins at, which the trainer does not know before it trains.
     """
 
-    def __init__(self, trained: nn.Module, figure: str) -> None:
-        self.trained, self.figure = trained, figure
+    def __init__(self, trained: nn.Module, figure: str, first_step: int) -> None:
+        self.trained, self.figure, self.first_step = trained, figure, first_step
         self.best, self.step = -math.inf, 0
         self.weights: dict[str, Tensor] = {}
 
@@ -72,7 +73,7 @@ class KeepBest(Callback):
         """Keep the weights if they are the best so far."""
         value = float(trainer.callback_metrics[self.figure])
         if value > self.best:
-            self.best, self.step = value, trainer.global_step
+            self.best, self.step = value, max(self.first_step, trainer.global_step)
             state = self.trained.state_dict()
             self.weights = {name: tensor.detach().clone() for name, tensor in state.items()}
 
@@ -85,9 +86,10 @@ class KeepBest(Callback):
         return {"best": self.best, "step": self.step, "weights": self.weights}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """From a checkpoint."""
-        self.best, self.step = state_dict["best"], state_dict["step"]
-        self.weights = state_dict["weights"]
+        """From a checkpoint, which may have been written before the validation of its own step."""
+        if state_dict["best"] >= self.best:
+            self.best, self.step = state_dict["best"], state_dict["step"]
+            self.weights = state_dict["weights"]
 
 
 LOOK_EVERY = 50

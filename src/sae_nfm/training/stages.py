@@ -59,14 +59,16 @@ def train(
     """
     num_steps = task.schedule.num_steps
     last = folder / CHECKPOINTS / "last.ckpt"
-    best = KeepBest(trained, f"validation/{task.watched}")
+    first_step = _step_of(last)
+    best = KeepBest(trained, f"validation/{task.watched}", first_step)
     with run.logger(stage, folder) as logger:
         trainer = _trainer(run, num_steps, logger, folder, best)
         if last.exists():
             log.info("%s: going on from %s", stage, last)
-        else:
-            trainer.validate(task, datamodule=data, verbose=False)
-        started, first_step = time.perf_counter(), _step_of(last)
+        if first_step % _validation_interval(run, num_steps) == 0:  # a checkpoint comes before its validation
+            at = last if last.exists() else None
+            trainer.validate(task, datamodule=data, ckpt_path=at, weights_only=True, verbose=False)
+        started = time.perf_counter()
         trainer.fit(task, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
         seconds = time.perf_counter() - started
         (quality,) = trainer.validate(task, datamodule=data, verbose=False)
@@ -89,7 +91,7 @@ def _trainer(run: Run, num_steps: int, logger: Any, folder: Path, best: KeepBest
         logger=logger,
         callbacks=[best, *training_callbacks(folder / CHECKPOINTS, run.checkpoint_every)],
         gradient_clip_val=run.gradient_clip or None,
-        val_check_interval=max(1, num_steps // run.validations),
+        val_check_interval=_validation_interval(run, num_steps),
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         inference_mode=False,  # validation runs before training too, and its sums are the same tensors
@@ -97,6 +99,10 @@ def _trainer(run: Run, num_steps: int, logger: Any, folder: Path, best: KeepBest
         enable_model_summary=False,
         default_root_dir=folder,
     )
+
+
+def _validation_interval(run: Run, num_steps: int) -> int:
+    return max(1, num_steps // run.validations)
 
 
 def save_weights(module: nn.Module, path: Path) -> None:
