@@ -31,13 +31,13 @@ def dense_tensor(nfm: NeuralFactorizationMachine, f: Tensor) -> Tensor:
     """r̂ with {f_i v_i} as one [token, d_sae, d_embed] tensor: the formula as it stands."""
     fv = f.unsqueeze(-1) * nfm.V
     pooled = (fv.sum(1).pow(2) - fv.pow(2).sum(1)) / 2
-    return f @ nfm.W_lin + nfm.b + nfm.mlp(pooled)
+    return f @ nfm.W_lin + nfm.b + nfm.head(pooled * nfm.pool_scale)
 
 
 def dense_products(nfm: NeuralFactorizationMachine, f: Tensor) -> Tensor:
     """r̂ with ½[(f V)² − f² V²], two [token, d_sae] × [d_sae, d_embed] products."""
     pooled = ((f @ nfm.V).pow(2) - f.pow(2) @ nfm.V.pow(2)) / 2
-    return f @ nfm.W_lin + nfm.b + nfm.mlp(pooled)
+    return f @ nfm.W_lin + nfm.b + nfm.head(pooled * nfm.pool_scale)
 
 
 def predictor(name: str, nfm: NeuralFactorizationMachine, codes: Codes) -> Callable[[], Tensor]:
@@ -52,11 +52,14 @@ def make(shape: Shape) -> tuple[NeuralFactorizationMachine, Codes, Tensor]:
     """The same NFM, codes and residual for every contestant."""
     torch.manual_seed(0)
     nfm = NeuralFactorizationMachine(
-        shape.d_sae, D_OUT, order=2, d_embed=shape.d_embed, linear=True, bias=True, interaction=True,
-        mlp=True, dropout=0.15, fit="together", fit_k=None,
+        shape.d_sae, D_OUT, order=2, d_embed=shape.d_embed, embed_std=0.03, linear=True, bias=True,
+        interaction=True, mlp=False, dropout=0.0, fit="together", fit_k=None,
     )  # fmt: skip
     indices = torch.stack([torch.randperm(shape.d_sae)[: shape.k] for _ in range(shape.batch)])
-    return nfm, Codes(torch.rand(shape.batch, shape.k), indices), torch.randn(shape.batch, D_OUT)
+    codes = Codes(torch.rand(shape.batch, shape.k), indices)
+    nfm.initialize_(codes)
+    torch.nn.init.normal_(nfm.head.W_out)  # at 0 the embeddings' gradients would be compared as zeros
+    return nfm, codes, torch.randn(shape.batch, D_OUT)
 
 
 def step_of(name: str, shape: Shape) -> Callable[[], None]:

@@ -55,15 +55,25 @@ def transposed_sum(
 ) -> Float[Tensor, "latent d_out"]:
     """Σ over the tokens that use a latent, of value · row: the gradient of `weighted_sum`'s weight.
 
-    A stable sort groups the entries by latent, so that the sum has one order and no atomic additions.
+    The entries are grouped by latent, so that the sum has one order and no atomic additions.
     """
-    latents, order = torch.sort(indices.flatten(), stable=True)
-    starts = torch.searchsorted(latents, torch.arange(num_latents, device=latents.device))
-    tokens = order // indices.shape[1]
-    return F.embedding_bag(tokens, rows, starts, mode="sum", per_sample_weights=values.flatten()[order])
+    entries, starts = grouped_by_latent(indices, num_latents)
+    tokens = entries // indices.shape[1]
+    return F.embedding_bag(tokens, rows, starts, mode="sum", per_sample_weights=values.flatten()[entries])
 
 
-def _inner_products(
+def grouped_by_latent(
+    indices: Int64[Tensor, "token k"], num_latents: int
+) -> tuple[Int64[Tensor, " entry"], Int64[Tensor, " latent"]]:
+    """The entries of codes in the order of their latents, and where each latent's begin.
+
+    The sort is stable, so that sums over a latent's entries have one order.
+    """
+    latents, entries = torch.sort(indices.flatten(), stable=True)
+    return entries, torch.searchsorted(latents, torch.arange(num_latents, device=latents.device))
+
+
+def inner_products(
     rows: Float[Tensor, "token d_out"],
     indices: Int64[Tensor, "token k"],
     weight: Float[Tensor, "latent d_out"],
@@ -88,7 +98,7 @@ class _WeightedSum(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None]:  # noqa: ANN001
         values, indices, weight = ctx.saved_tensors
         grad = grad.contiguous()
-        grad_values = _inner_products(grad, indices, weight) if ctx.needs_input_grad[0] else None
+        grad_values = inner_products(grad, indices, weight) if ctx.needs_input_grad[0] else None
         grad_weight = (
             transposed_sum(values, indices, grad, weight.shape[0]) if ctx.needs_input_grad[2] else None
         )
