@@ -12,7 +12,6 @@ from sae_nfm.store import (
     MANIFEST,
     CorruptedArtifact,
     Store,
-    file_signature,
     fingerprint,
     write_atomically,
 )
@@ -248,29 +247,21 @@ def test_a_file_that_is_being_written_is_not_yet_there(tmp_path, monkeypatch):
     assert path.read_text() == "content"
 
 
-def test_a_file_signature_tells_size_and_both_ends(tmp_path):
-    megabyte = 1 << 20
-    base = bytearray(3 * megabyte)
-    path = tmp_path / "weights.bin"
-
-    def signature(content):
-        path.write_bytes(content)
-        return file_signature(path)
-
-    same = signature(bytes(base))
-    assert signature(bytes(base)) == same
-    others = {same, signature(bytes(base) + b"\0")}
-    for place in (0, megabyte - 1, 2 * megabyte, 3 * megabyte - 1):
-        changed = base.copy()
-        changed[place] = 1
-        others.add(signature(bytes(changed)))
-    assert len(others) == 6
+def test_of_a_large_file_only_the_size_is_looked_at_unless_asked_for(store, make, monkeypatch):
+    monkeypatch.setattr("sae_nfm.store._SMALL", 3)
+    folder = store.fetch("sae", SPEC, make)
+    _flip_a_byte(folder)
+    assert store.fetch("sae", SPEC, make) == folder
+    with pytest.raises(CorruptedArtifact, match=r"weights\.bin"):
+        Store(store.root, verify=True).fetch("sae", SPEC, make)
+    (folder / "weights.bin").write_text("weights and more")
+    with pytest.raises(CorruptedArtifact, match=r"weights\.bin"):
+        store.fetch("sae", SPEC, make)
 
 
-def test_small_files_have_the_signature_of_their_content(tmp_path):
-    a, b = tmp_path / "a", tmp_path / "b"
-    a.write_bytes(b"12345")
-    b.write_bytes(b"12345")
-    assert file_signature(a) == file_signature(b)
-    b.write_bytes(b"12346")
-    assert file_signature(a) != file_signature(b)
+@pytest.mark.parametrize("content", ["[]", "null", '{"files": []}', '{"files": {"a": 1}}', "{", "\x00"])
+def test_a_manifest_of_another_shape_is_named(store, make, content):
+    folder = store.fetch("sae", SPEC, make)
+    (folder / MANIFEST).write_text(content)
+    with pytest.raises(CorruptedArtifact, match=f"{MANIFEST} is no manifest of an artifact"):
+        store.fetch("sae", SPEC, make)

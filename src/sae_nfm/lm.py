@@ -15,8 +15,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
+from sae_nfm.hashes import file_hash
 from sae_nfm.schema import ASSETS as ASSETS
-from sae_nfm.store import file_signature
 
 HOOKS = ("resid_pre", "resid_post", "mlp_out", "attn_out")
 DTYPES = {
@@ -103,12 +103,13 @@ class LanguageModel:
         return next(self.bridge.parameters()).device
 
     def signature(self) -> dict[str, Any]:
-        """What identifies the model in a fingerprint: the content of a local folder, else the name."""
+        """What identifies the model: the content of a local folder, else its name and revision."""
         folder = Path(self.path)
         if not folder.is_dir():
-            return {"name": self.path, "dtype": self.dtype}
+            revision = getattr(self.bridge.original_model.config, "_commit_hash", None)
+            return {"name": self.path, "revision": revision, "dtype": self.dtype}
         files = sorted(p for p in folder.iterdir() if p.suffix in {".json", ".safetensors", ".bin"})
-        return {"files": {p.name: file_signature(p) for p in files}, "dtype": self.dtype}
+        return {"files": {p.name: file_hash(p) for p in files}, "dtype": self.dtype}
 
     def check(self, site: Site, context: int) -> None:
         """Raise a `ValueError` that lists what the model has, if it lacks the site or the context length."""

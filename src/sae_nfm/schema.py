@@ -59,6 +59,7 @@ class StudyConfig:
     trainer: Any = MISSING
     logger: Any = MISSING
     artifacts: str = MISSING
+    verify: bool = MISSING
     optimize: str = MISSING
 
 

@@ -17,12 +17,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from sae_nfm.hashes import file_hash
 from sae_nfm.ranks import Ranks
 
 log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
-_WHOLE = 1 << 29  # bytes up to which an artifact's file is hashed whole
-_EDGE = 1 << 20  # bytes of each end of a large file that its signature reads
+_SMALL = 1 << 29  # bytes up to which an artifact's file is read at every look at it
 
 
 class CorruptedArtifact(ValueError):
@@ -34,19 +34,6 @@ def fingerprint(spec: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def file_signature(path: Path) -> str:
-    """Identify a file's content by its size and the SHA-256 of its first and last MiB.
-
-    Enough to tell weights and corpora apart without reading many gigabytes at every start.
-    """
-    digest = hashlib.sha256(str(path.stat().st_size).encode())
-    with path.open("rb") as file:
-        digest.update(file.read(_EDGE))
-        file.seek(max(0, path.stat().st_size - _EDGE))
-        digest.update(file.read(_EDGE))
-    return digest.hexdigest()[:16]
-
-
 def write_atomically(path: Path, text: str) -> None:
     """Write `text` to `path` so that a reader sees the old file or the whole new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,10 +43,16 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 class Store:
-    """The folder of all artifacts, `<root>/<kind>/<fingerprint>/`."""
+    """The folder of all artifacts, `<root>/<kind>/<fingerprint>/`.
 
-    def __init__(self, root: Path | str, ranks: Ranks | None = None) -> None:
-        self.root, self.ranks = Path(root), ranks or Ranks()
+    Args:
+        root: the folder.
+        ranks: the processes of the study.
+        verify: whether files of many gigabytes are read and compared too, and not by their size alone.
+    """
+
+    def __init__(self, root: Path | str, ranks: Ranks | None = None, verify: bool = False) -> None:
+        self.root, self.ranks, self.verify = Path(root), ranks or Ranks(), verify
 
     def fetch(
         self, kind: str, spec: Mapping[str, Any], make: Callable[[Path], None], *, together: bool = False
@@ -81,7 +74,7 @@ class Store:
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = folder.with_suffix(".partial")
         with _lock(folder) if self.ranks.is_first else nullcontext():
-            if self.ranks.from_first(lambda: _is_whole(folder)):
+            if self.ranks.from_first(lambda: _is_whole(folder, self.verify)):
                 return folder
             if together:
                 partial.mkdir(exist_ok=True)
@@ -104,9 +97,9 @@ def _lock(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _is_whole(folder: Path) -> bool:
+def _is_whole(folder: Path, verify: bool) -> bool:
     if folder.exists():
-        _verify(folder)
+        _verify(folder, thoroughly=verify)
     return folder.exists()
 
 
@@ -129,31 +122,43 @@ def discard(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _digest(path: Path) -> str:
-    """SHA-256 of a whole file; of a token array of many gigabytes only its signature."""
-    if path.stat().st_size > _WHOLE:
-        return file_signature(path)
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _write_manifest(folder: Path, spec: Mapping[str, Any]) -> None:
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
-    manifest = {"spec": spec, "files": {str(p.relative_to(folder)): _digest(p) for p in files}}
+    written = {
+        str(p.relative_to(folder)): {
+            "bytes": p.stat().st_size,
+            "sha256": file_hash(p, remembered=False),
+        }
+        for p in files
+    }
+    manifest = {"spec": spec, "files": written}
     write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1))
 
 
-def _verify(folder: Path) -> None:
-    try:
-        files = json.loads((folder / MANIFEST).read_text())["files"]
-    except (OSError, ValueError, KeyError) as error:
-        raise CorruptedArtifact(
-            f"{folder / MANIFEST} cannot be read ({error}); delete {folder} to make it again"
-        ) from None
-    for name, digest in files.items():
+def _verify(folder: Path, thoroughly: bool) -> None:
+    """Hold the files against the manifest: large ones by their size alone, unless `thoroughly`."""
+    for name, written in _manifest(folder).items():
         path = folder / name
-        if not path.is_file() or _digest(path) != digest:
+        is_whole = path.is_file() and path.stat().st_size == written["bytes"]
+        if is_whole and (thoroughly or written["bytes"] <= _SMALL):
+            is_whole = file_hash(path, remembered=False) == written["sha256"]
+        if not is_whole:
             raise CorruptedArtifact(
                 f"{path} is missing or differs from what was written; allowed: the file as its manifest "
                 f"records it. Delete {folder} to make it again"
             )
+
+
+def _manifest(folder: Path) -> dict[str, dict[str, Any]]:
+    """What each file of an artifact was when it was written."""
+    path = folder / MANIFEST
+    try:
+        files = json.loads(path.read_text())["files"]
+        return {
+            name: {"bytes": int(file["bytes"]), "sha256": str(file["sha256"])} for name, file in files.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorruptedArtifact(
+            f"{path} is no manifest of an artifact ({type(error).__name__}: {error}); "
+            f"delete {folder} to make it again"
+        ) from error

@@ -72,7 +72,9 @@ class Study:
         seed_everything(self.cfg.seed, verbose=False)
         self.tracker: Tracker = config.tracker(self.cfg, self.folder, self.origin["choices"])
         self.runner: Run = config.run(self.cfg, self.tracker)
-        self.activations = SiteActivations(self.cfg, Store(self.cfg.artifacts, self.ranks), self.ranks.device)
+        self.activations = SiteActivations(
+            self.cfg, Store(self.cfg.artifacts, self.ranks, self.cfg.verify), self.ranks.device
+        )
         self.artifacts = Artifacts(self.cfg, self.activations, self.runner)
         self.scored = self.scored_blocks()
         autoencoder = self.artifacts.sae()

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TextIO
 import datasets
 from datasets.exceptions import DatasetsError
 
-from sae_nfm.store import file_signature
+from sae_nfm.hashes import file_hash
 
 _CHUNK = 1 << 20  # characters read at a time
 
@@ -90,7 +90,7 @@ class TextCorpus:
             cut = {"separator": self.separator}
         elif self.document == "heading":
             cut["heading"] = self.heading.pattern
-        return {"corpus": "text", "files": [[file.name, file_signature(file)] for file in self.files], **cut}
+        return {"corpus": "text", "files": [[file.name, file_hash(file)] for file in self.files], **cut}
 
     def _documents(self) -> Iterator[Document]:
         for path in self.files:
@@ -163,7 +163,7 @@ class HuggingFaceCorpus:
             "text_column": self.text_column,
             "revision": self.revision,
             "heading": self.heading and self.heading.pattern,
-            "data_files": [[file.name, file_signature(file)] for file in files] or self.data_files,
+            "data_files": [[file.name, file_hash(file)] for file in files] or self.data_files,
         }
 
     def _local_files(self) -> list[Path]:
