@@ -205,6 +205,9 @@ def test_a_misspelt_key_or_option_does_not_compose(override, named):
             "evaluation.matched=[mlp]",
             r"evaluation\.matched=\['mlp'\]: allowed are ",
         ),
+        ("objective.auxk=0", r"objective\.auxk=0: allowed are null and whole numbers from 1"),
+        ("objective.auxk_coefficient=-1", r"objective\.auxk_coefficient=-1: allowed are numbers from 0"),
+        ("batch_tokens=1", r"batch_tokens=1: allowed are whole numbers from 2"),
         ("warmup=2", r"warmup=2(\.0)?: allowed are fractions from 0 to 1"),
     ],
 )
@@ -212,6 +215,23 @@ def test_a_value_that_is_not_allowed_is_named_before_anything_is_trained(default
     cfg = OmegaConf.merge(default, OmegaConf.from_dotlist([override]))
     with pytest.raises((ValueError, HydraException), match=message):
         config.check(cfg)
+
+
+@pytest.mark.parametrize("setting", ["fast_dev_run=true", "accumulate_grad_batches=4", "max_steps=5"])
+def test_what_would_train_other_steps_than_are_recorded_is_refused(setting):
+    named = f"trainer.{setting.partition('=')[0]}=.*: allowed settings of the trainer"
+    with pytest.raises(ValueError, match=named):
+        config.check(compose("study", overrides=[f"+trainer.{setting}"]))
+
+
+def test_what_changes_weights_is_part_of_what_determines_them():
+    def spec(*overrides):
+        return config.trainer_spec(compose("study", overrides=list(overrides)))
+
+    assert spec("trainer=cpu") == spec("trainer=ddp") == {"precision": "32-true"}
+    assert spec("trainer.precision=bf16-true") != spec()
+    assert spec("+trainer.deterministic=true") != spec()
+    assert spec("+trainer.detect_anomaly=true") == spec()
 
 
 def test_a_value_that_only_the_user_can_give_is_asked_for():

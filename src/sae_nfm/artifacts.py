@@ -153,6 +153,7 @@ class Artifacts:
 
         kind = "nfm" if stage == "nfm" else "control"
         self._load(stage, self.store.fetch(kind, spec, make, together=True), model)
+        autoencoder.to(next(model.parameters()).dtype)  # a trainer of half precision leaves it in that
         self._warn_of_loss(stage, before, "its linear part alone" if before else "no correction at all")
 
     def _solve_linear_part(self, stage: str, model: ResidualModel, autoencoder: Autoencoder) -> float:
@@ -231,7 +232,7 @@ class Artifacts:
         return self.activations.spec() | {
             "activations": config.plain(cfg.activations),
             "objective": config.plain(cfg.objective),
-            "precision": cfg.trainer.precision,
+            "trainer": config.trainer_spec(cfg),
         }
 
     def _on_this_sae(self) -> dict[str, Any]:

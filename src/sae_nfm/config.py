@@ -28,6 +28,9 @@ from sae_nfm.training.schedule import Schedule
 from sae_nfm.training.stages import Run
 from sae_nfm.training.tasks import OptimizerFactory
 
+_WHERE = ("accelerator", "devices", "strategy", "num_nodes", "profiler", "detect_anomaly")
+_HOW = ("precision", "deterministic", "benchmark", "plugins")
+
 
 def language_model(cfg: DictConfig) -> LanguageModel:
     """The frozen model, checked to have the site and the context length."""
@@ -128,6 +131,22 @@ def _named(evaluation: DictConfig, chosen: str, definitions: str) -> dict[str, A
     return {name: instantiate(available[name]) for name in evaluation[chosen]}
 
 
+def trainer_spec(cfg: DictConfig) -> dict[str, Any]:
+    """What of the trainer's settings changes weights, as opposed to where they are trained.
+
+    Raises:
+        ValueError: a setting is the study's own, or would train on other steps than are recorded.
+    """
+    settings = {name: value for name, value in plain(cfg.trainer).items() if not name.startswith("_")}
+    if refused := sorted(set(settings) - set(_WHERE) - set(_HOW)):
+        raise ValueError(
+            f"trainer.{refused[0]}={settings[refused[0]]}: allowed settings of the trainer are "
+            f"{', '.join((*_WHERE, *_HOW))}; a study's length, its batches and its validations are "
+            "settings of their own"
+        )
+    return {name: settings[name] for name in _HOW if name in settings}
+
+
 def run(cfg: DictConfig, tracker: Tracker) -> Run:
     """How the stages are run."""
     return Run(
@@ -171,6 +190,7 @@ def check(cfg: DictConfig) -> None:
     ):
         if cfg[setting] < 1:
             raise ValueError(f"{setting}={cfg[setting]}: allowed are whole numbers from 1")
+    trainer_spec(cfg)
     activation_cache(cfg)
     pool(cfg)
     schedule(cfg, "train_tokens")

@@ -148,3 +148,10 @@ def test_intervals_cover_a_known_effect_and_the_unpaired_test_does_not():
     assert 0.93 <= bootstrap <= 0.97
     assert 0.93 <= clustered <= 0.97
     assert false_positives > 0.3
+
+
+def test_a_constant_difference_without_error_is_certain():
+    tokens = np.array([3.0, 5.0, 9.0])
+    found = clustered_t(3 * tokens, tokens)
+    assert (found["t"], found["p"]) == (np.inf, 0.0)
+    assert clustered_t(-3 * tokens, tokens)["t"] == -np.inf

@@ -72,3 +72,15 @@ def test_mean_and_scale_are_kept_with_the_weights(sample):
 def test_an_unknown_kind_is_named_with_what_is_allowed(sample):
     with pytest.raises(ValueError, match="normalizer=zscore: allowed are scalar, per_dimension, none"):
         fitted(sample, "zscore")
+
+
+def test_a_constant_dimension_is_not_blown_up():
+    generator = torch.Generator().manual_seed(0)
+    sample = torch.randn(500, 4, generator=generator)
+    sample[:, 1] = 3 + 1e-7 * torch.randn(500, generator=generator)
+    normalizer = Normalizer(4)
+    normalizer.fit(sample, "per_dimension")
+    unseen = sample[:5].clone()
+    unseen[:, 1] += 1e-5
+    assert normalizer(unseen)[:, 1].abs().max() < 1e-4
+    torch.testing.assert_close(normalizer.inverse(normalizer(unseen)), unseen)

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from lightning import Callback
 from safetensors.torch import load_file
 from torch.optim.lr_scheduler import LambdaLR
 
 from sae_nfm.errors import NonFiniteLoss
 from sae_nfm.training import stages
 from sae_nfm.training.objectives import Reconstruction
-from sae_nfm.training.stages import CHECKPOINTS, WEIGHTS, load_weights, read_metrics
+from sae_nfm.training.stages import CHECKPOINTS, WEIGHTS, load_weights, read_metrics, save_weights
 from small_training import Bench, InterruptAt, Interrupted, Losses
 
 STAGES = ("sae", "nfm")
@@ -232,3 +233,30 @@ class WorseAfter:
 
     def scheduler(self, optimizer):
         return LambdaLR(optimizer, lambda step: 1.0 if step < self.step else 1000.0)
+
+
+class StopAt(Callback):
+    """Asks Lightning to end a run early."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        trainer.should_stop = trainer.global_step >= 20
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_run_that_ends_early_stores_nothing(bench, tmp_path, stage):
+    with pytest.raises(RuntimeError, match=f"{stage}: the training ended after 20 of 120 steps"):
+        bench.train(bench.task(stage), tmp_path, StopAt())
+    assert not (tmp_path / WEIGHTS).exists()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_weights_of_half_precision_are_evaluated_as_they_are_stored(bench, tmp_path, stage):
+    task = bench.task(stage, steps=10)
+    module = task.autoencoder if stage == "sae" else task.autoencoder.nfm
+    module.to(torch.bfloat16)
+    save_weights(module, tmp_path / WEIGHTS)
+    load_weights(module, tmp_path / WEIGHTS)
+    for name, tensor in load_file(tmp_path / WEIGHTS).items():
+        assert tensor.dtype == torch.bfloat16
+        assert module.state_dict()[name].dtype == torch.float32
+        assert torch.equal(module.state_dict()[name], tensor.float())

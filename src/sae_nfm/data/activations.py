@@ -93,8 +93,8 @@ class Pool:
     batch: int
 
     def __post_init__(self) -> None:
-        if self.batch < 1:
-            raise ValueError(f"batch_tokens={self.batch}: allowed are whole numbers from 1")
+        if self.batch < 2:  # of one token there is no variance to explain
+            raise ValueError(f"batch_tokens={self.batch}: allowed are whole numbers from 2")
         if self.tokens < self.batch or self.tokens % self.batch:
             raise ValueError(f"pool_tokens={self.tokens}: allowed are multiples of batch_tokens={self.batch}")
 
@@ -116,9 +116,10 @@ class PooledBatches(IterableDataset):
     def __init__(
         self, stream: ActivationSequence, pool: Pool, step: int, rank: int, world_size: int, seed: int
     ) -> None:
-        if pool.batch % world_size:
+        if pool.batch % world_size or pool.batch < 2 * world_size:
             raise ValueError(
-                f"batch_tokens={pool.batch}: allowed are multiples of the {world_size} processes"
+                f"batch_tokens={pool.batch}: allowed are multiples of the {world_size} processes, "
+                "2 tokens each or more"
             )
         self.stream, self.pool, self.step = stream, pool, step
         self.rank, self.world_size, self.seed = rank, world_size, seed

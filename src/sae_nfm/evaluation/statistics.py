@@ -59,7 +59,9 @@ def clustered_t(
     mean = differences.sum() / tokens.sum()
     scores = differences - mean * tokens
     error = np.sqrt(num / (num - 1) * (scores**2).sum()) / tokens.sum()
-    t = mean / error if error > 0 else 0.0  # no document differs from another, nor from 0
+    t = (
+        mean / error if error > 0 else np.copysign(np.inf, mean) if mean else 0.0
+    )  # no document differs from another
     return {
         "t": float(t),
         "df": num - 1,

@@ -30,7 +30,7 @@ class Normalizer(nn.Module):
         """Set mean and scale from a sample of training activations.
 
         `scalar` divides by one number so that E‖x‖² = d_in; `per_dimension` gives every coordinate mean 0 and
-        variance 1; `none` leaves activations as they are.
+        variance 1, but for those that are constant; `none` leaves activations as they are.
 
         Raises:
             ValueError: `kind` is none of these.
@@ -40,7 +40,11 @@ class Normalizer(nn.Module):
             self.scale.fill_(sample.pow(2).mean().sqrt())
         elif kind == "per_dimension":
             self.mean.copy_(sample.mean(0))
-            self.scale.copy_(sample.std(0).clamp_min(1e-6))
+            deviation = sample.std(0)
+            varies = (
+                deviation > 1e-6 * deviation.max()
+            )  # what is constant but for rounding stays as small as it is
+            self.scale.copy_(torch.where(varies, deviation, deviation.max().clamp_min(1e-6)))
         elif kind != "none":
             raise ValueError(f"normalizer={kind}: allowed are {', '.join(KINDS)}")
 

@@ -24,10 +24,17 @@ class Reconstruction:
 
     Args:
         auxk: how many dead latents, at most, predict the residual of each token; None is half of d_in.
-        auxk_coefficient: weight of that prediction's error in the loss.
+        auxk_coefficient: weight of that prediction's error in the loss; 0 leaves it out.
+
+    Raises:
+        ValueError: a number is out of range.
     """
 
     def __init__(self, auxk: int | None, auxk_coefficient: float) -> None:
+        if auxk is not None and auxk < 1:
+            raise ValueError(f"objective.auxk={auxk}: allowed are null and whole numbers from 1")
+        if auxk_coefficient < 0:
+            raise ValueError(f"objective.auxk_coefficient={auxk_coefficient}: allowed are numbers from 0")
         self.auxk, self.auxk_coefficient = auxk, auxk_coefficient
 
     def sae_loss(
@@ -40,7 +47,7 @@ class Reconstruction:
         auxk = x.new_zeros(())
         if self.auxk_coefficient > 0 and dead.any():
             residual = (x - reconstruction).detach()
-            predicted = sae.reconstruct_with(x, dead, self.auxk or sae.d_in // 2)
+            predicted = sae.reconstruct_with(x, dead, sae.d_in // 2 if self.auxk is None else self.auxk)
             auxk = (residual - predicted).pow(2).sum() / residual.pow(2).sum()
             auxk = torch.nan_to_num(auxk, nan=0.0)
         return SAELoss(fvu + self.auxk_coefficient * auxk, fvu, auxk)

@@ -71,13 +71,18 @@ def train(
         started = time.perf_counter()
         trainer.fit(task, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
         seconds = time.perf_counter() - started
+        if trainer.global_step != num_steps:
+            raise RuntimeError(
+                f"{stage}: the training ended after {trainer.global_step} of {num_steps} steps; "
+                "nothing is stored"
+            )
         (quality,) = trainer.validate(task, datamodule=data, verbose=False)
         if best.step != trainer.global_step:
             best.restore()
             (quality,) = trainer.validate(task, datamodule=data, verbose=False)
         metrics = {name.removeprefix("validation/"): value for name, value in quality.items()}
         metrics["train_tokens"] = num_steps * data.pool.batch
-        metrics["best_step"] = best.step
+        metrics["steps"], metrics["best_step"] = trainer.global_step, best.step
         metrics["tokens_per_s"] = (num_steps - first_step) * data.pool.batch / seconds
         if trainer.is_global_zero:
             save_weights(trained, folder / WEIGHTS)
@@ -112,8 +117,10 @@ def save_weights(module: nn.Module, path: Path) -> None:
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
-    """Read a module's state from safetensors."""
-    module.load_state_dict(load_file(path))
+    """Read a module's state from safetensors, into float32 or wider: what is stored is what is evaluated."""
+    state = load_file(path)
+    wide = any(tensor.dtype == torch.float64 for tensor in state.values())
+    module.to(torch.float64 if wide else torch.float32).load_state_dict(state)
 
 
 def read_metrics(folder: Path) -> dict[str, float]:
