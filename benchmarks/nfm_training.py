@@ -49,10 +49,11 @@ def section(folder: Path) -> str:
     keys = [key for key in varied_settings(studies) if key != "seed"]
     first = studies[0].settings
     model = Path(str(first["lm.path"])).name
+    same = {"lr": "nfm_optimizer.lr", "embed_std": "nfm.embed_std", "d_embed": "nfm.d_embed"}
+    fixed = [f"{name} {first[key]}" for name, key in same.items() if key not in keys]
     title = (
         f"## {model}, layer {first['layer']}, d_sae {first['sae.d_sae']}, k {first['sae.k']}, "
-        f"{first['nfm_train_tokens']:,} tokens; lr {first['nfm_optimizer.lr']}, "
-        f"embed_std {first['nfm.embed_std']}, d_embed {first['nfm.d_embed']} where not said otherwise"
+        f"{first['nfm_train_tokens']:,} tokens; {', '.join(fixed)}"
     )
     columns = [*keys, "residual explained, % (validation)", "marginal interaction, % of KL", "seeds"]
     left_out = [f"Left out: {problem.folder.name}: {problem.reason}" for problem in problems]

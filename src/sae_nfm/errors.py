@@ -1,6 +1,7 @@
 """A user's mistake as a few lines that name the setting, its value and what is allowed."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 
@@ -9,6 +10,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from sae_nfm.processes import raise_when_terminated
 
 MAX_LINES = 9
 
@@ -22,21 +25,43 @@ _FOR_USERS = (ValueError, HydraException, OmegaConfBaseException, NonFiniteLoss,
 
 
 def told_briefly(main: Callable[[], None], config_dir: str) -> Callable[[], None]:
-    """`main`, but a user's mistake ends it with a short message and exit status 1.
+    """`main`, but a user's mistake ends it with a short message and exit status 1, and a signal with its own.
 
-    With HYDRA_FULL_ERROR=1 in the environment the whole traceback comes instead.
+    With HYDRA_FULL_ERROR=1 in the environment the whole traceback of a mistake comes instead.
     """
 
     def run() -> None:
-        if os.environ.get("HYDRA_FULL_ERROR"):
-            return main()
-        os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra prints its own version and exits
+        raise_when_terminated()
         try:
-            main()
-        except _FOR_USERS as error:
-            sys.exit("error: " + explain(error, config_dir))
+            _run_briefly(main, config_dir)
+        except (KeyboardInterrupt, SystemExit) as end:
+            if number := _signal_behind(end):
+                print(f"{number.name}: interrupted; the same command goes on from here", file=sys.stderr)
+                sys.exit(128 + number)
+            raise
 
     return run
+
+
+def _run_briefly(main: Callable[[], None], config_dir: str) -> None:
+    if os.environ.get("HYDRA_FULL_ERROR"):
+        return main()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra prints its own version and exits
+    try:
+        main()
+    except _FOR_USERS as error:
+        sys.exit("error: " + explain(error, config_dir))
+
+
+def _signal_behind(end: BaseException) -> signal.Signals | None:
+    """The signal that ended the program, also where Lightning made an exit of status 0 or 1 of it."""
+    for cause in _causes(end):
+        if isinstance(cause, KeyboardInterrupt):
+            return signal.SIGINT
+        terminated = isinstance(cause, SystemExit) and cause.code == 128 + signal.SIGTERM
+        if terminated or type(cause).__name__ == "SIGTERMException":
+            return signal.SIGTERM
+    return None
 
 
 def explain(error: BaseException, config_dir: str) -> str:

@@ -1,0 +1,28 @@
+"""A study that is told to end says so, with the signal's exit status, and can be started again."""
+
+import signal
+
+import pytest
+
+from tiny_studies import Suite, wait_until
+
+
+def in_stage(suite, stage):
+    """Whether a stage has written something that is not yet an artifact."""
+    return any((suite.folder / "artifacts" / stage).glob("*.partial/*"))
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"]
+)
+def test_a_signal_in_training_ends_it_with_its_status_and_a_word(tmp_path, corpus_file, number, status):
+    suite = Suite(tmp_path, corpus_file)
+    study = suite.start("train_tokens=4096000", "checkpoint_every=50", "hydra.run.dir=study")
+    wait_until(lambda: in_stage(suite, "sae"))
+    study.send_signal(number)
+    assert study.wait(60) == status
+    printed = (tmp_path / "printed.log").read_text()
+    assert f"{number.name}: interrupted; the same command goes on from here" in printed
+    assert "Traceback" not in printed
+    assert list((tmp_path / "artifacts" / "sae").glob("*.partial/checkpoints/last.ckpt"))
+    assert not (tmp_path / "study" / "result.json").exists()
