@@ -52,8 +52,8 @@ def section(folder: Path) -> str:
     same = {"lr": "nfm_optimizer.lr", "embed_std": "nfm.embed_std", "d_embed": "nfm.d_embed"}
     fixed = [f"{name} {first[key]}" for name, key in same.items() if key not in keys]
     title = (
-        f"## {model}, layer {first['layer']}, d_sae {first['sae.d_sae']}, k {first['sae.k']}, "
-        f"{first['nfm_train_tokens']:,} tokens; {', '.join(fixed)}"
+        f"## {folder.resolve().name}: {model}, layer {first['layer']}, d_sae {first['sae.d_sae']}, "
+        f"k {first['sae.k']}, {first['nfm_train_tokens']:,} tokens; {', '.join(fixed)}"
     )
     columns = [*keys, "residual explained, % (validation)", "marginal interaction, % of KL", "seeds"]
     left_out = [f"Left out: {problem.folder.name}: {problem.reason}" for problem in problems]

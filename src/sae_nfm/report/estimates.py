@@ -15,7 +15,7 @@ LABELS = {
     "affine": "SAE + affine map of x",
     "wide_sae": "Wider SAE",
     "mlp": "SAE + MLP on the codes",
-    "codes_bound": "SAE + best found on the codes",
+    "codes_bound": "SAE + large MLP on the codes",
     "sae_planted": "SAE + what was planted",
     "zero": "Zero ablation",
     "mean": "Mean ablation",
