@@ -52,7 +52,7 @@ def section(folder: Path) -> str:
     same = {"lr": "nfm_optimizer.lr", "embed_std": "nfm.embed_std", "d_embed": "nfm.d_embed"}
     fixed = [f"{name} {first[key]}" for name, key in same.items() if key not in keys]
     title = (
-        f"## {folder.resolve().name}: {model}, layer {first['layer']}, d_sae {first['sae.d_sae']}, "
+        f"## {folder.name}: {model}, layer {first['layer']}, d_sae {first['sae.d_sae']}, "
         f"k {first['sae.k']}, {first['nfm_train_tokens']:,} tokens; {', '.join(fixed)}"
     )
     columns = [*keys, "residual explained, % (validation)", "marginal interaction, % of KL", "seeds"]

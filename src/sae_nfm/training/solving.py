@@ -45,7 +45,7 @@ def solve(
     solutions = [equations.solve(ridge) for ridge in RIDGES]
     left = torch.zeros(len(RIDGES), dtype=torch.float64)
     total = 0.0
-    control.to(equations.gram.device)
+    control.to(equations.cross.device)
     for x, codes, residual in _residuals(autoencoder, validation, num_validation):
         total += float(residual.double().pow(2).sum())
         for i, solution in enumerate(solutions):
