@@ -66,7 +66,6 @@ class Artifacts:
         """Solve a linear control in place."""
         control.build(self.d_model, self.cfg.sae.d_sae)
         self._solve(name, control, autoencoder)
-        self._warn_of_loss(name, 0.0, "no correction at all")
 
     def codes_mlp(self, name: str, made: FromMLP, autoencoder: Autoencoder, num_parameters: int) -> CodesMLP:
         """An MLP on the codes, of the NFM's number of parameters where it has no size of its own."""
@@ -142,14 +141,8 @@ class Artifacts:
                 codes = autoencoder.cpu().explain(sample(data.training)).codes
             model.initialize_(model.read(codes))
             both = Autoencoder(autoencoder.normalizer, autoencoder.sae, model, autoencoder.plant)
-            train(
-                stage,
-                NFMTask(both, objective, optimizer, schedule, study.seed),
-                data,
-                model,
-                self.runner,
-                folder,
-            )
+            task = NFMTask(both, objective, optimizer, schedule, study.seed)
+            train(stage, task, data, model, self.runner, folder)
 
         kind = "nfm" if stage == "nfm" else "control"
         self._load(stage, self.store.fetch(kind, spec, make, together=True), model)
@@ -165,7 +158,6 @@ class Artifacts:
         control.build(self.d_model, self.cfg.sae.d_sae)
         self._solve(stage, control, autoencoder)
         model.set_linear_(control.weight, control.bias)
-        self._warn_of_loss(stage, 0.0, "no correction at all")
         return self.metrics[stage]["residual_explained"]
 
     def _solve(self, stage: str, control: LinearControl, autoencoder: Autoencoder) -> None:
@@ -185,6 +177,7 @@ class Artifacts:
             solve(control, autoencoder, data.training, cfg.linear_tokens, *held_out, folder)
 
         self._load(stage, self.store.fetch("linear", spec, make), control)
+        self._warn_of_loss(stage, 0.0, "no correction at all")
         per_latent = cfg.linear_tokens / cfg.sae.d_sae
         if per_latent < _TOKENS_PER_LATENT and type(control) is DecoderRefit:
             self.warn(
