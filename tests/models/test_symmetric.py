@@ -39,7 +39,7 @@ def test_float32_keeps_every_order_where_some_latents_are_far_larger(k, factor, 
     embeddings = torch.randn(100, 48, generator=generator)
     exact = anova(Codes(values.double(), indices), embeddings.double(), 4)
     for order in (2, 3, 4):
-        found = elementary_symmetric_sums(Codes(values, indices), embeddings, order)[-1]
+        found = elementary_symmetric_sums(Codes(values, indices), embeddings, order)[:, -1]
         scale = exact[order - 1].norm().clamp_min(1e-30)
         if k < order:
             assert found.abs().max() == 0
@@ -47,13 +47,27 @@ def test_float32_keeps_every_order_where_some_latents_are_far_larger(k, factor, 
             assert (found - exact[order - 1]).norm() / scale < 2e-6
 
 
-def test_gradients_reach_the_large_latents_and_the_others():
+@pytest.mark.parametrize("order", [2, 3, 4])
+def test_every_order_below_stands_beside_the_highest(order):
+    generator = torch.Generator().manual_seed(2)
+    values = torch.rand(2, 5, 6, generator=generator, dtype=torch.float64)
+    indices = torch.rand(2, 5, 9, generator=generator).topk(6, dim=-1).indices
+    embeddings = torch.randn(9, 4, generator=generator, dtype=torch.float64)
+    found = elementary_symmetric_sums(Codes(values, indices), embeddings, order)
+    flat = Codes(values.flatten(0, 1), indices.flatten(0, 1))
+    exact = torch.stack(anova(flat, embeddings, order)[1:], dim=1)
+    torch.testing.assert_close(found.flatten(0, 1), exact)
+
+
+@pytest.mark.parametrize("order", [2, 3, 4])
+@pytest.mark.parametrize("k", [1, 2, 6])
+def test_gradients_reach_the_large_latents_and_the_others(order, k):
     generator = torch.Generator().manual_seed(1)
-    values = torch.rand(3, 6, generator=generator, dtype=torch.float64)
+    values = torch.rand(3, k, generator=generator, dtype=torch.float64)
     values[:, 0] = 50
-    indices = torch.rand(3, 9, generator=generator).topk(6, dim=-1).indices
+    indices = torch.rand(3, 9, generator=generator).topk(k, dim=-1).indices
     embeddings = torch.randn(9, 4, generator=generator, dtype=torch.float64)
     assert torch.autograd.gradcheck(
-        lambda v, e: tuple(elementary_symmetric_sums(Codes(v, indices), e, 4)),
+        lambda v, e: elementary_symmetric_sums(Codes(v, indices), e, order),
         (values.requires_grad_(), embeddings.requires_grad_()),
     )

@@ -90,7 +90,7 @@ class NeuralFactorizationMachine(ResidualModel):
 
     def pool(self, codes: Codes) -> Float[Tensor, "... pooled"]:
         """[e_2, …, e_order] side by side, unscaled, `pooled` = (order − 1) · d_embed."""
-        return torch.cat(elementary_symmetric_sums(codes, self.V, self.order)[1:], dim=-1)
+        return elementary_symmetric_sums(codes, self.V, self.order).flatten(-2)
 
 
 class _Head(nn.Module):

@@ -1,20 +1,21 @@
-"""Elementary symmetric polynomials e_1 … e_o of the vectors f_i v_i, elementwise, at a cost linear in k."""
+"""Elementary symmetric polynomials e_2 … e_o of the vectors f_i v_i, elementwise, at a cost linear in k."""
 
-from itertools import accumulate, pairwise, repeat
-from operator import mul
+from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from sae_nfm.models.codes import Codes, grouped_by_latent, inner_products
+from sae_nfm.models.codes import Codes
+from sae_nfm.models.power_sums import power_sums
 
 
 def elementary_symmetric_sums(
     codes: Codes, embeddings: Float[Tensor, "d_sae d_embed"], order: int
-) -> list[Float[Tensor, "... d_embed"]]:
-    """e_j = Σ over sets of j active latents of Π f_i v_i, for j from 1 to `order`.
+) -> Float[Tensor, "... orders d_embed"]:
+    """e_j = Σ over sets of j active latents of Π f_i v_i, for j from 2 to `order`.
 
     Power sums and Newton's identities need no [token, k, d_embed] tensor, but subtract powers of the largest
     vector, which leaves nothing of e_4 in float32 where one latent is 1000 times the others. So the order − 1
@@ -25,23 +26,17 @@ def elementary_symmetric_sums(
     leading, k = codes.values.shape[:-1], codes.values.shape[-1]
     values, indices = (part.reshape(-1, k).contiguous() for part in codes)
     large = _largest(values, indices, embeddings, min(order - 1, k))
-    sums = _PowerSums.apply(values.to(embeddings.dtype), indices, large, embeddings, order)
-    symmetric = from_power_sums(list(sums[:order]))
-    for z in sums[order:]:
-        symmetric = [
-            symmetric[0] + z,
-            *(torch.addcmul(e, z, below) for below, e in pairwise(symmetric)),
-        ]
-    return [e.unflatten(0, leading) for e in symmetric]
+    sums, alone = power_sums(values.to(embeddings.dtype), indices, large, embeddings, order)
+    return _Symmetric.apply(order, *sums, *alone).unflatten(0, leading)
 
 
-def from_power_sums(power_sums: list[Float[Tensor, "..."]]) -> list[Float[Tensor, "..."]]:
+def from_power_sums(sums: list[Float[Tensor, "..."]]) -> list[Float[Tensor, "..."]]:
     """e_1 … e_o from the power sums p_1 … p_o by Newton's identities, j e_j = Σ_i (−1)^(i−1) e_(j−i) p_i."""
-    symmetric = power_sums[:1]
-    for j in range(2, len(power_sums) + 1):
-        total = (-1) ** (j - 1) / j * power_sums[j - 1]
+    symmetric = sums[:1]
+    for j in range(2, len(sums) + 1):
+        total = (-1) ** (j - 1) / j * sums[j - 1]
         for i in range(1, j):
-            total = torch.addcmul(total, symmetric[j - i - 1], power_sums[i - 1], value=(-1) ** (i - 1) / j)
+            total.addcmul_(symmetric[j - i - 1], sums[i - 1], value=(-1) ** (i - 1) / j)
         symmetric.append(total)
     return symmetric
 
@@ -55,80 +50,46 @@ def _largest(
     return lengths.topk(number, dim=-1, sorted=False).indices
 
 
-class _PowerSums(torch.autograd.Function):
-    """p_j = Σ (f_i v_i)^j, j from 1 to `order`, without the latents at `large`; then f_i v_i of those.
+class _Symmetric(torch.autograd.Function):
+    """e_2 … e_o from power sums p_1 … p_o and the vectors that they lack.
 
-    One function, so that the gradients of all of them share one sort of the latents.
+    Its gradients are polynomials of the same e_j, ∂e_j/∂z = e_(j−1) without z and ∂e_j/∂p_i = ± e_(j−i) / i:
+    a third of the passes over [token, d_embed] that automatic differentiation makes.
     """
 
     @staticmethod
-    def forward(
-        ctx, values: Tensor, indices: Tensor, large: Tensor, embeddings: Tensor, order: int  # noqa: ANN001
-    ) -> tuple[Tensor, ...]:  # fmt: skip
-        ctx.save_for_backward(values, indices, large, embeddings)
+    def forward(ctx, order: int, *vectors: Tensor) -> Tensor:  # noqa: ANN001
+        sums, large = vectors[:order], vectors[order:]
+        steps = [from_power_sums(list(sums))]
+        for z in large[:-1]:
+            below = steps[-1]
+            steps.append([below[0] + z, *(torch.addcmul(e, z, lower) for lower, e in pairwise(below))])
+        ctx.save_for_backward(*large, *(e for step in steps for e in step))
         ctx.order = order
-        rest = values.scatter(1, large, 0)
-        sums = [
-            F.embedding_bag(indices, power, mode="sum", per_sample_weights=weights)
-            for weights, power in zip(_powers(rest, order), _powers(embeddings, order), strict=True)
-        ]
-        alone = values.gather(1, large).unsqueeze(2) * embeddings[indices.gather(1, large)]
-        return *sums, *(z.contiguous() for z in alone.unbind(1))
+        out = sums[0].new_empty(len(sums[0]), order - 1, sums[0].shape[1])
+        for place, (lower, e) in enumerate(pairwise(steps[-1])):
+            torch.addcmul(e, large[-1], lower, out=out[:, place])
+        return out
 
     @staticmethod
-    def backward(ctx, *grads: Tensor) -> tuple[Tensor | None, None, None, Tensor | None, None]:  # noqa: ANN001
-        values, indices, large, embeddings = ctx.saved_tensors
-        of_sums = [grad.contiguous() for grad in grads[: ctx.order]]
-        of_large = [grad.contiguous() for grad in grads[ctx.order :]]
-        arguments = (values, indices, large, embeddings, of_sums, of_large)
-        grad_values = _values_gradient(*arguments) if ctx.needs_input_grad[0] else None
-        grad_embeddings = _embeddings_gradient(*arguments) if ctx.needs_input_grad[3] else None
-        return grad_values, None, None, grad_embeddings, None
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN001
+        saved = ctx.saved_tensors
+        num_large = len(saved) // (ctx.order + 1)
+        large, symmetric = saved[:num_large], saved[num_large:]
+        steps = [symmetric[start : start + ctx.order] for start in range(0, len(symmetric), ctx.order)]
+        grads = [grad.new_zeros(()), *grad.unbind(1)]  # those of e_1 … e_o
+        of_large = []
+        for z, without in zip(reversed(large), reversed(steps), strict=True):
+            of_large.append(_lowered(grads, without))
+            grads = [*(torch.addcmul(g, z, above) for g, above in pairwise(grads)), grads[-1]]
+        of_sums = [(-1) ** i / (i + 1) * _lowered(grads[i:], steps[0]) for i in range(ctx.order)]
+        return None, *of_sums, *reversed(of_large)
 
 
-def _powers(x: Tensor, order: int) -> list[Tensor]:
-    return list(accumulate(repeat(x, order), mul))
-
-
-def _embeddings_gradient(
-    values: Tensor, indices: Tensor, large: Tensor, embeddings: Tensor,
-    of_sums: list[Tensor], of_large: list[Tensor],
-) -> Tensor:  # fmt: skip
-    """Σ_j j v^(j−1) Σ_tokens f^j ∂p_j; that of a large latent stands in place of its part in ∂p_1."""
-    num_tokens = len(values)
-    tokens = torch.arange(num_tokens, device=values.device).unsqueeze(1)
-    shifts = num_tokens * torch.arange(1, large.shape[1] + 1, device=values.device)
-    rows = tokens.expand_as(indices).scatter(1, large, tokens + shifts)
-    entries, starts = grouped_by_latent(indices, len(embeddings))
-
-    def summed(rows: Tensor, weights: Tensor, grads: Tensor) -> Tensor:
-        weights = weights.flatten()[entries]
-        return F.embedding_bag(rows.flatten()[entries], grads, starts, mode="sum", per_sample_weights=weights)
-
-    total = summed(rows, values, torch.cat([of_sums[0], *of_large]))
-    weights, lower = _powers(values.scatter(1, large, 0), len(of_sums)), _powers(embeddings, len(of_sums))
-    for j in range(2, len(of_sums) + 1):
-        grads = summed(tokens.expand_as(indices), weights[j - 1], of_sums[j - 1])
-        total.addcmul_(lower[j - 2], grads, value=j)
+def _lowered(grads: list[Tensor], symmetric: Sequence[Tensor]) -> Tensor:
+    """Σ_j ∂e_j · e_(j−i), where the first of `grads` is that of e_i; e_0 is 1."""
+    total = grads[0]
+    for grad, lower in zip(grads[1:], symmetric, strict=False):
+        total = torch.addcmul(total, grad, lower)
     return total
-
-
-def _values_gradient(
-    values: Tensor, indices: Tensor, large: Tensor, embeddings: Tensor,
-    of_sums: list[Tensor], of_large: list[Tensor],
-) -> Tensor:  # fmt: skip
-    """Σ_j j f^(j−1) (v^j · ∂p_j), and v · ∂z of a large latent."""
-    lower = [torch.ones_like(values), *_powers(values, len(of_sums))]
-    powers = _powers(embeddings, len(of_sums))
-    total = sum(
-        j * lower[j - 1] * inner_products(of_sums[j - 1], indices, powers[j - 1])
-        for j in range(1, len(of_sums) + 1)
-    )
-    assert isinstance(total, Tensor)
-    if not of_large:
-        return total
-    alone = [
-        inner_products(grad, indices.gather(1, large[:, a : a + 1]), embeddings)
-        for a, grad in enumerate(of_large)
-    ]
-    return total.scatter(1, large, torch.cat(alone, dim=1))
