@@ -18,7 +18,7 @@ def power_sums(
     embeddings: Float[Tensor, "d_sae d_embed"],
     order: int,
 ) -> tuple[list[Float[Tensor, "token d_embed"]], list[Float[Tensor, "token d_embed"]]]:
-    """p_j = Σ (f_i v_i)^j for j from 1 to `order`, elementwise, without the latents at `large`; those f_i v_i.
+    """p_j = Σ (f_i v_i)^j, elementwise, j from 1 to `order`, without the latents at `large`; and those alone.
 
     No [token, k, d_embed] tensor is made: every p_j is one weighted sum of rows of v^j.
     """
