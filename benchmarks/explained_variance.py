@@ -49,7 +49,7 @@ def write_activations(activations: SiteActivations, cfg: DictConfig, num_held_ou
     for step, batch in zip(range(num_steps), batches, strict=False):
         array[step * cfg.batch_tokens : (step + 1) * cfg.batch_tokens] = batch.float().numpy()
     array.flush()
-    held_out = ActivationStream(lm, site, splits.test, cfg.lm_batch, None)
+    held_out = ActivationStream(lm, site, splits.test, cfg.lm_batch, 0)
     num_held_out = min(num_held_out, held_out.tokens_per_round)
     np.save(folder / "held_out.npy", held_out.read(0, num_held_out).float().numpy())
 

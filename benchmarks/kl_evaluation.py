@@ -28,7 +28,7 @@ OVERRIDES = [
     "hook=resid_post", "sae.d_sae=2048", "sae.k=32", "nfm.order=2", "trainer=cpu", "logger=none",
     "train_tokens=204800", "evaluation.reconstructions=[sae,sae_nfm]", "evaluation.baselines=[eps]",
     "evaluation.matched=[sae]", f"evaluation.draws={DRAWS}", "evaluation.bos=patch", "evaluation.top_n=0",
-    f"evaluation.batch_size={BATCH}", "evaluation.resamples=200",
+    f"evaluation.batch_size={BATCH}",
 ]  # fmt: skip
 
 

@@ -55,7 +55,7 @@ class Bench:
 
     def data(self):
         training = ActivationStream(self.lm, SITE, self.splits.train, 40, 0)
-        validation = ActivationStream(self.lm, SITE, self.splits.validation, 40, None)
+        validation = ActivationStream(self.lm, SITE, self.splits.validation, 40, 0)
         return ActivationModule(training, validation, Pool(POOL, BATCH), validation_tokens=300, seed=0)
 
     def autoencoder(self):

@@ -200,7 +200,10 @@ def test_a_misspelt_key_or_option_does_not_compose(override, named):
             "evaluation.baselines=[epsilon]",
             r"evaluation\.baselines=\['epsilon'\]: allowed are eps, ",
         ),
-        ("evaluation.reconstructions=[sea]", r"evaluation\.reconstructions=\['sea'\]: allowed are sae, "),
+        (
+            "evaluation.reconstructions=[sea]",
+            r"evaluation\.reconstructions=\['sea'\]: allowed are identity, sae, ",
+        ),
         (
             "evaluation.matched=[mlp]",
             r"evaluation\.matched=\['mlp'\]: allowed are ",

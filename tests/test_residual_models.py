@@ -9,7 +9,7 @@ from tiny_studies import Suite
 def suite(tmp_path_factory, corpus_file):
     suite = Suite(tmp_path_factory.mktemp("residual"), corpus_file)
     status, printed = suite.run(
-        "evaluation.reconstructions=[sae,sae_linear,sae_nfm,refit,mlp,codes_bound]",
+        "evaluation.reconstructions=[identity,sae,sae_linear,sae_nfm,refit,mlp,codes_bound]",
         "evaluation.reconstruction.codes_bound.d_hidden=32",
         "evaluation.reconstruction.codes_bound.rounds=2",
         "linear_tokens=4096",
@@ -36,6 +36,17 @@ def test_the_result_says_what_each_part_explains_on_validation_documents(suite):
     for stage in ("nfm", "mlp", "codes_bound"):
         assert found[stage]["residual_explained"] >= found["nfm_linear"]["residual_explained"] - 1e-6
     assert found["codes_bound"]["train_tokens"] == 2 * found["nfm"]["train_tokens"]
+
+
+def test_the_noise_floor_is_measured_and_is_no_condition_among_others(suite):
+    result = suite.result("study")
+    assert 0 != result["conditions"]["identity"]["kl"]["max"] < 1e-4
+    assert result["noise_floor"] == result["conditions"]["identity"]["kl"]["mean"]
+    assert abs(result["noise_floor"]) < 1e-6
+    replacing = [c["n"] for name, c in result["conditions"].items() if name not in ("clean", "identity")]
+    assert result["measurements"] == sum(replacing)
+    assert not any("identity" in (test["a"], test["b"]) for test in result["tests"])
+    assert "noise floor" in (suite.folder / "study" / "report.html").read_text()
 
 
 def test_what_the_nfm_takes_off_is_told_as_a_share_of_the_bound(suite):

@@ -12,7 +12,7 @@ TESTS = Path(__file__).parent
 SETTINGS = [
     *("corpus=text", "layer=1", "context=32", "sae.d_sae=64", "sae.k=4", "nfm.d_embed=8", "logger=none"),
     *("train_tokens=8192", "batch_tokens=1024", "pool_tokens=4096", "validation_tokens=1000", "trainer=cpu"),
-    *("eval_tokens=700", "evaluation.draws=2", "evaluation.baselines=[eps]", "evaluation.resamples=20"),
+    *("eval_tokens=700", "evaluation.draws=2", "evaluation.baselines=[eps]"),
     *("splits.validation=0.2", "splits.test=0.2"),
 ]
 

@@ -23,7 +23,10 @@ from sae_nfm.training.tasks import NFMTask, SAETask
 
 log = logging.getLogger(__name__)
 _TOKENS_PER_LATENT = 100
-_LEARNING = ("batch_tokens", "pool_tokens", "warmup", "decay", "gradient_clip")
+_LEARNING = (
+    *("batch_tokens", "pool_tokens", "warmup", "decay", "gradient_clip"),
+    *("validations", "validation_tokens"),  # they choose among the weights of a run
+)
 
 
 class Artifacts:

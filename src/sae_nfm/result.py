@@ -34,13 +34,15 @@ def findings(summary: Summary) -> dict[str, Any]:
     names = summary.names
     matched = [c for c in summary.conditions if c.baseline is not None]
     pairs = [(c.reconstruction, c.name) for c in matched if c.reconstruction is not None]
-    plain = [c.name for c in summary.conditions if c.baseline is None and c.name != "clean"]
+    replacing_nothing = ("clean", "identity")
+    plain = [c.name for c in summary.conditions if c.baseline is None and c.name not in replacing_nothing]
     pairs += [(name, "sae") for name in plain if "sae" in plain and name != "sae"]
     others = [name for name in plain if name not in ("sae", "sae_nfm", "zero", "mean")]
     pairs += [("sae_nfm", name) for name in others if "sae_nfm" in plain]
     tests = summary.tests(pairs)
     return {
         "conditions": {name: summary.condition(name) for name in names},
+        "noise_floor": summary.condition("identity")["kl"]["mean"] if "identity" in names else None,
         "ratios": {f"{a}/{b}": as_json(summary.ratio("kl", a, b)) for a, b in pairs},
         **_headlines(summary, pairs),
         "made_worse": {f"{t['a']} vs {t['b']}": {"fraction": t.pop("fraction_worse")} for t in tests},

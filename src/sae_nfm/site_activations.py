@@ -56,7 +56,7 @@ class SiteActivations:
     def module(self) -> ActivationModule:
         """What a stage trains on and is validated on."""
         cfg = self.cfg
-        validation = self._stream(self.splits.validation, None)
+        validation = self._stream(self.splits.validation, 0)  # the same tokens for every seed
         return ActivationModule(self._training, validation, config.pool(cfg), cfg.validation_tokens, cfg.seed)
 
     def stream(self) -> ActivationStream:
@@ -88,7 +88,7 @@ class SiteActivations:
         folder = self.store.fetch("activations", spec, lambda f: cache.write(any_seed, num_tokens, f))
         return CachedActivations(cache, folder, num_tokens, self.lm.d_model, cfg.seed, self.lm.device)
 
-    def _stream(self, split: TokenBlocks, seed: int | None) -> ActivationStream:
+    def _stream(self, split: TokenBlocks, seed: int) -> ActivationStream:
         return ActivationStream(self.lm, self.site, split, self.cfg.lm_batch, seed)
 
 

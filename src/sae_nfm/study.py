@@ -29,7 +29,7 @@ from sae_nfm.training.stages import Run
 
 log = logging.getLogger(__name__)
 FEW_DOCUMENTS = 200
-"""Below, the document bootstrap's 95% intervals cover less than 93% in simulations of skewed documents."""
+"""Below, intervals over documents of very unequal lengths are a little too narrow."""
 
 
 def run_study(cfg: DictConfig) -> None:
@@ -47,6 +47,10 @@ def run_study(cfg: DictConfig) -> None:
             if not isinstance(handler, logging.FileHandler):
                 handler.setLevel(logging.ERROR)
     Study(cfg, folder, {"command": command, "choices": choices}).run()
+
+
+NOISY = 0.01
+"""Share of a KL that rounding may make up without a warning."""
 
 
 class Study:
@@ -151,15 +155,17 @@ class Study:
         """Everything that `result.json` holds."""
         cfg, lm, evaluation = self.cfg, self.activations.lm, self.cfg.evaluation
         sums = task.sums.compute()
-        summary = Summary(task.conditions, sums, evaluation.top_n, evaluation.resamples, cfg.seed)
+        summary = Summary(task.conditions, sums, evaluation.top_n)
         if len(summary.tokens) < FEW_DOCUMENTS:
             self.artifacts.warn(
                 f"eval_tokens={cfg.eval_tokens}: from {len(summary.tokens)} documents; below "
-                f"{FEW_DOCUMENTS}, intervals over documents are too narrow"
+                f"{FEW_DOCUMENTS}, intervals over documents may be too narrow"
             )
         quality = task.quality.compute()
         found = result.findings(summary)
-        measurements = sum(entry["n"] for name, entry in found["conditions"].items() if name != "clean")
+        replaced = {n: c for n, c in found["conditions"].items() if n not in ("clean", "identity")}
+        self._warn_of_noise(found["noise_floor"], replaced)
+        measurements = sum(entry["n"] for entry in replaced.values())
         keys = ("path", "dtype", "n_layers", "d_model", "d_vocab")
         return {
             "schema": result.SCHEMA,
@@ -204,6 +210,16 @@ class Study:
         asked = "mean" in self.cfg.evaluation.reconstructions
         asked = asked or any(c.baseline is not None and c.baseline.needs != "nothing" for c in named)
         return self.activations.surroundings() if asked else None
+
+    def _warn_of_noise(self, floor: float | None, replaced: dict[str, Any]) -> None:
+        """Warn where rounding alone is a noticeable part of the smallest KL."""
+        smallest = min(replaced, key=lambda name: replaced[name]["kl"]["mean"])
+        kl = replaced[smallest]["kl"]["mean"]
+        if floor is not None and abs(floor) > NOISY * kl:
+            self.artifacts.warn(
+                f"lm.dtype={self.cfg.lm.dtype}: where nothing is replaced the KL is {floor:.3g} nats/token "
+                f"by rounding alone, {abs(floor) / kl:.1%} of KL({smallest}); a wider lm.dtype lowers it"
+            )
 
     def _timing(self, measurements_per_s: float, wall_s: float) -> dict[str, float | None]:
         metrics = self.artifacts.metrics

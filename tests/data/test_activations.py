@@ -54,7 +54,7 @@ def scored_places(blocks):
     return set((tokens != blocks.bos_id).flatten().nonzero().squeeze(1).tolist())
 
 
-@pytest.mark.parametrize("seed", [None, 0])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_a_round_holds_every_token_but_bos_exactly_once(blocks, scored_places, seed):
     stream = stream_of(blocks, seed=seed)
     assert stream.tokens_per_round == len(scored_places)
@@ -62,11 +62,6 @@ def test_a_round_holds_every_token_but_bos_exactly_once(blocks, scored_places, s
     assert len(activations) == stream.tokens_per_round
     assert set(places(activations)) == scored_places
     assert not (activations[:, 0] == blocks.bos_id).any()
-
-
-def test_without_a_seed_the_order_is_the_splits(blocks):
-    order = places(stream_of(blocks, seed=None).read(0, 200))
-    assert order == sorted(order)
 
 
 @pytest.mark.parametrize("lm_batch", [1, 3, 1000])
@@ -210,7 +205,7 @@ class Recorder:
 
 def module_of(splits, lm, validation_tokens=500, rank=0, world_size=1):
     training = ActivationStream(lm, SITE, splits.train, 5, 0)
-    validation = ActivationStream(lm, SITE, splits.validation, 5, None)
+    validation = ActivationStream(lm, SITE, splits.validation, 5, 0)
     module = ActivationModule(training, validation, POOL, validation_tokens, seed=0)
     module.trainer = SimpleNamespace(global_rank=rank, world_size=world_size)
     return module
@@ -239,7 +234,7 @@ def test_training_reads_no_block_of_validation_or_evaluation(splits):
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_validation_takes_exactly_the_tokens_asked_for_over_all_processes(splits, world_size):
     lm = TokenIds(splits.validation)
-    expected = places(ActivationStream(lm, SITE, splits.validation, 5, None).read(0, 500))
+    expected = places(ActivationStream(lm, SITE, splits.validation, 5, 0).read(0, 500))
     dealt = []
     for rank in range(world_size):
         loader = module_of(splits, lm, rank=rank, world_size=world_size).val_dataloader()

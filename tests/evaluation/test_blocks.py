@@ -25,8 +25,8 @@ def test_exactly_as_many_positions_as_asked_for(splits, num_tokens):
 
 def test_bos_is_left_out_unless_it_is_patched(splits):
     blocks = splits.test
-    _, scored, _ = scored_of(blocks, num_tokens=200)
-    tokens = blocks.tokens(range(len(scored)))
+    chosen, scored, _ = scored_of(blocks, num_tokens=200)
+    tokens = blocks.tokens(torch.cat(list(chosen)).numpy())
     assert not (scored & (tokens == blocks.bos_id)).any()
     _, patched, _ = scored_of(blocks, num_tokens=10 * blocks.context, with_bos=True)
     assert patched.all()
@@ -52,7 +52,17 @@ def test_processes_share_the_blocks_without_overlap(splits):
     for chosen.rank in range(3):
         chosen.world_size = 3
         parts += [number for batch in chosen for number in batch.tolist()]
-    assert sorted(parts) == list(range(chosen.num_blocks))
+    assert len(parts) == len(set(parts)) == chosen.num_blocks
+
+
+def test_few_positions_come_from_documents_all_over_the_split(splits):
+    """In the text's order the first blocks would all be of the first documents."""
+    blocks = splits.test
+    chosen, scored, _ = scored_of(blocks, num_tokens=20 * (blocks.context - 1))
+    numbers = torch.cat(list(chosen))
+    documents = blocks.documents(numbers.numpy())[scored].unique()
+    assert len(documents) > 1.5 * len(blocks.documents(range(len(numbers))).unique())
+    assert torch.equal(numbers, torch.cat(list(scored_of(blocks, num_tokens=20 * (blocks.context - 1))[0])))
 
 
 def test_settings_out_of_range_are_named(splits):
@@ -63,8 +73,9 @@ def test_settings_out_of_range_are_named(splits):
 
 
 def test_positions_of_one_document_are_told_from_those_of_more(splits):
-    documents = splits.test.documents(range(3))[:, 1:].flatten()
-    first = int((documents == documents[0]).sum())  # its BOS counts among them and is not scored
-    for num_tokens, one in ((1, True), (first - 1, True), (first + 1, False), (200, False)):
-        chosen, _, _ = scored_of(splits.test, num_tokens=num_tokens)
-        assert chosen.is_one_document() is one, num_tokens
+    for num_tokens in (1, 2, 5, 10, 15, 30, 200):
+        chosen, scored, _ = scored_of(splits.test, num_tokens=num_tokens)
+        documents = splits.test.documents(torch.cat(list(chosen)).numpy())[scored]
+        assert chosen.is_one_document() is (len(documents.unique()) == 1), num_tokens
+    assert scored_of(splits.test, num_tokens=1)[0].is_one_document()
+    assert not chosen.is_one_document()

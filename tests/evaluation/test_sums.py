@@ -79,11 +79,18 @@ def test_documents_hold_the_sums_of_their_scored_tokens(values, sums):
     assert sums["tokens_by_document"][-1] == 0
 
 
-def test_positions_hold_the_sums_of_mean_kl_and_its_square(values, sums):
+def test_positions_hold_the_sums_of_mean_kl_by_group_of_documents(values):
+    apart = values._replace(documents=values.documents + 255)  # documents 0 and 1 are now 255 and 256
+    sums = EvaluationSums(MEASURES, len(DRAWS), CONTEXT, DOCUMENTS + 255)
+    sums.update(apart._replace(by_measure=apart.by_measure.clone()))
+    found = {name: value.numpy() for name, value in sums.compute().items()}
     kl, scored = values.by_measure[0].numpy(), values.scored.numpy()
-    np.testing.assert_array_equal(sums["tokens_by_position"], scored.sum(0))
-    np.testing.assert_allclose(sums["by_position"], (kl * scored).sum(1), rtol=1e-12)
-    np.testing.assert_allclose(sums["by_position_squared"], (kl**2 * scored).sum(1), rtol=1e-12)
+    np.testing.assert_array_equal(found["tokens_by_position"].sum(0), scored.sum(0))
+    np.testing.assert_allclose(found["by_position"].sum(1), (kl * scored).sum(1), rtol=1e-12)
+    for group, document in ((255, 0), (0, 1), (1, 2)):
+        chosen = scored & (values.documents.numpy() == document)
+        np.testing.assert_array_equal(found["tokens_by_position"][group], chosen.sum(0))
+        np.testing.assert_allclose(found["by_position"][:, group], (kl * chosen).sum(1), rtol=1e-12)
 
 
 def test_pairs_hold_products_and_counts_of_the_worse(values, sums):

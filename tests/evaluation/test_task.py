@@ -52,6 +52,11 @@ class Evaluated(NamedTuple):
     clean: torch.Tensor
     scored: torch.Tensor
 
+    @property
+    def blocks(self):
+        """Numbers of the blocks, in the order in which they were read."""
+        return torch.cat([numbers for numbers in self.task.scored]).numpy()
+
     def kl(self, name):
         """KL of every draw, [draw, block, pos]."""
         number = [condition.name for condition in self.task.conditions].index(name)
@@ -103,8 +108,7 @@ def kl_of(clean, spliced):
 )
 def test_kl_is_that_of_the_whole_model_with_a_hook(lm, splits, site):
     found = evaluate(lm, splits, site=site)
-    num_blocks = found.task.scored.num_blocks
-    tokens = splits.test.tokens(range(num_blocks))
+    tokens = splits.test.tokens(found.blocks)
     with torch.no_grad():
         _, cache = lm.bridge.run_with_cache(tokens, names_filter=[site.name])
         x = cache[site.name]
@@ -233,7 +237,7 @@ def test_bos_is_replaced_and_counted_where_that_is_asked_for(lm, splits):
     assert len(found.scored) == 4
     (spliced,) = found.spliced["sae"]
     assert (spliced[:, 0] - found.clean[:, 0]).norm(dim=-1).min() > 0
-    assert found.sums["tokens_by_position"].tolist() == [4.0] * 16
+    assert found.sums["tokens_by_position"].sum(0).tolist() == [4.0] * 16
 
 
 def test_a_single_position_is_replaced_and_what_follows_it_scored(lm, splits):
@@ -254,9 +258,9 @@ def test_token_level_results_are_those_that_were_summed(lm, splits, run, tmp_pat
     table = pq.read_table(tmp_path / "tokens").to_pydict()
     assert len(table["document"]) == NUM_TOKENS
     blocks = splits.test
-    tokens = blocks.tokens(range(found.task.scored.num_blocks))
-    documents = blocks.documents(range(found.task.scored.num_blocks))
-    at = (torch.tensor(table["block"]), torch.tensor(table["position"]))
+    tokens, documents = blocks.tokens(found.blocks), blocks.documents(found.blocks)
+    place = {number: i for i, number in enumerate(found.blocks.tolist())}
+    at = (torch.tensor([place[number] for number in table["block"]]), torch.tensor(table["position"]))
     assert found.scored[at].all()
     assert tokens[at].tolist() == table["token"]
     assert documents[at].tolist() == table["document"]

@@ -70,6 +70,17 @@ def test_noise_is_standard_normal_uncorrelated_and_the_same_in_any_batch():
     assert correlation[:D_IN].abs().max() < 5 / TOKENS**0.5
 
 
+def test_rounding_of_the_activation_leaves_the_noise_alone():
+    """As between batches and devices: an activation one float away is no other token."""
+    autoencoder, x = planted_autoencoder("pairs")
+    plant = autoencoder.plant
+    noise, after = plant.unexplained(x), plant.unexplained(torch.nextafter(x, torch.full_like(x, torch.inf)))
+    assert (noise - after).abs().max() < 1e-2 * plant.noise_scale
+    torch.testing.assert_close(plant.unexplained(x.double()).float(), noise)
+    other = plant.unexplained(x + 0.1)
+    assert torch.corrcoef(torch.stack([noise.flatten(), other.flatten()]))[0, 1].abs() < 0.02
+
+
 def test_what_was_fitted_is_restored_from_its_state():
     autoencoder, x = planted_autoencoder("pairs")
     again = Plant("pairs", 4, 2.0, 0.1)

@@ -48,12 +48,10 @@ class ActivationStream(ActivationSequence):
         site: where activations are read.
         blocks: the split's token blocks.
         lm_batch: blocks that go through the prefix at once.
-        seed: of the permutations; None keeps the blocks' order.
+        seed: of the permutations.
     """
 
-    def __init__(
-        self, lm: LanguageModel, site: Site, blocks: TokenBlocks, lm_batch: int, seed: int | None
-    ) -> None:
+    def __init__(self, lm: LanguageModel, site: Site, blocks: TokenBlocks, lm_batch: int, seed: int) -> None:
         self.lm, self.site, self.blocks, self.lm_batch, self.seed = lm, site, blocks, lm_batch, seed
         self.tokens_per_round = int(blocks.num_scored().sum())
         self._round: tuple[int, np.ndarray, np.ndarray] | None = None
@@ -73,9 +71,7 @@ class ActivationStream(ActivationSequence):
     def _order(self, round_number: int) -> tuple[np.ndarray, np.ndarray]:
         """The blocks of a round in their order, and how many scored tokens end with each."""
         if self._round is None or self._round[0] != round_number:
-            order = np.arange(len(self.blocks))
-            if self.seed is not None:
-                order = np.random.default_rng((self.seed, round_number)).permutation(order)
+            order = np.random.default_rng((self.seed, round_number)).permutation(len(self.blocks))
             self._round = (round_number, order, np.cumsum(self.blocks.num_scored()[order]))
         return self._round[1:]
 

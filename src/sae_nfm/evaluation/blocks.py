@@ -12,10 +12,14 @@ from torch.utils.data import IterableDataset
 from sae_nfm.data.tokens import TokenBlocks
 
 _COUNTED_AT_ONCE = 1024
+_ORDER_SEED = 0  # not the study's: studies of all seeds are scored on the same blocks
 
 
 class ScoredBlocks(IterableDataset):
-    """The first blocks of a split, up to an exact number of scored tokens, dealt in turn to the processes.
+    """Blocks of a split in a random but fixed order, up to an exact number of scored tokens.
+
+    The order depends on the split alone: in that of the text, few documents would fill them all. They are
+    dealt to the processes in turn.
 
     Args:
         blocks: of the test split.
@@ -45,10 +49,12 @@ class ScoredBlocks(IterableDataset):
             raise ValueError(f"evaluation.batch_size={batch_size}: allowed are whole numbers from 1")
         self.blocks, self.with_bos, self.batch_size = blocks, with_bos, batch_size
         self.single = position if replace == "single" else None
+        self._order = np.random.default_rng(_ORDER_SEED).permutation(len(blocks))
         ends = np.cumsum(self._counts(num_tokens))
         self.num_tokens = int(min(num_tokens, ends[-1]))
         self.num_blocks = int(np.searchsorted(ends, self.num_tokens)) + 1
-        self._before = np.concatenate([[0], ends[:-1]])
+        self._before = np.full(len(blocks), self.num_tokens)
+        self._before[self._order[: len(ends)]] = np.concatenate([[0], ends[:-1]])
         self.rank, self.world_size = 0, 1
 
     def replaced(self, scored: Bool[Tensor, "block pos"]) -> Bool[Tensor, "block pos"]:
@@ -68,7 +74,8 @@ class ScoredBlocks(IterableDataset):
 
     def is_one_document(self) -> bool:
         """Whether all scored positions lie in one document."""
-        ends = torch.tensor([0, self.num_blocks - 1])
+        chosen = self._order[: self.num_blocks]
+        ends = torch.tensor([chosen.min(), chosen.max()])  # in the text all others lie between these two
         scored = self.scored(ends, self.blocks.tokens(ends.numpy()))
         documents = self.blocks.documents(ends.numpy())[scored]
         return len(documents.unique()) < 2
@@ -85,7 +92,7 @@ class ScoredBlocks(IterableDataset):
         """Positions of each block that can count, for as many blocks as it takes to reach `num_tokens`."""
         counts, total = [], 0
         for start in range(0, len(self.blocks), _COUNTED_AT_ONCE):
-            numbers = np.arange(start, min(start + _COUNTED_AT_ONCE, len(self.blocks)))
+            numbers = self._order[start : start + _COUNTED_AT_ONCE]
             counts.append(self._candidates(self.blocks.tokens(numbers)).sum(1).numpy())
             total += int(counts[-1].sum())
             if total >= num_tokens:
@@ -94,4 +101,4 @@ class ScoredBlocks(IterableDataset):
 
     def __iter__(self) -> Iterator[Int64[Tensor, " block"]]:
         for start in range(self.rank * self.batch_size, self.num_blocks, self.world_size * self.batch_size):
-            yield torch.arange(start, min(start + self.batch_size, self.num_blocks))
+            yield torch.from_numpy(self._order[start : min(start + self.batch_size, self.num_blocks)])

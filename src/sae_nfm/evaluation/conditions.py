@@ -33,6 +33,14 @@ class Reconstruction(Protocol):
         ...
 
 
+class Identity:
+    """The activation itself: the KL of this condition is what rounding alone makes of the suffix."""
+
+    def __call__(self, batch: Spliceable) -> Float[Tensor, "block pos d_model"]:
+        """What was there."""
+        return batch.x
+
+
 class FromParts:
     """The SAE's reconstruction plus some of the NFM's parts.
 

@@ -1,7 +1,7 @@
 """Sums over scored tokens, from which every figure of an evaluation follows.
 
-Nothing here grows with the number of tokens: sums by condition, by position in the block and by document, and
-a histogram that is fine enough for a median good to 1%.
+Nothing here grows with the number of tokens: sums by condition, by document, by position in the block within
+groups of documents, and a histogram that is fine enough for a median good to 1%.
 """
 
 from typing import NamedTuple
@@ -18,6 +18,9 @@ DISTANCES = ("mse", "l2", "cosine")
 
 HISTOGRAM_MIN, HISTOGRAM_RATIO, HISTOGRAM_BINS = 1e-12, 1.01, 3480
 """Bins [min·ratio^i, min·ratio^(i+1)) up to 1,093 nats; smaller values are counted in the first."""
+
+GROUPS = 256
+"""Of documents, n and n + 256 in one: sums by position and document would not be of constant size."""
 
 
 def measures(top_n: int) -> tuple[str, ...]:
@@ -59,7 +62,6 @@ class EvaluationSums(Metric):
     tokens_by_document: Tensor
     targets_by_document: Tensor
     by_position: Tensor
-    by_position_squared: Tensor
     tokens_by_position: Tensor
     products: Tensor
     worse: Tensor
@@ -76,9 +78,8 @@ class EvaluationSums(Metric):
             "by_document": (len(measures), num_conditions, num_documents),
             "tokens_by_document": (num_documents,),
             "targets_by_document": (num_documents,),
-            "by_position": (num_conditions, context),
-            "by_position_squared": (num_conditions, context),
-            "tokens_by_position": (context,),
+            "by_position": (num_conditions, GROUPS, context),
+            "tokens_by_position": (GROUPS, context),
             "products": (num_conditions, num_conditions),
             "worse": (num_conditions, num_conditions),
         }
@@ -107,10 +108,10 @@ class EvaluationSums(Metric):
         self.products += kl @ kl.T
         for a in range(len(kl)):
             self.worse[a] += (kl[a] > kl).sum(1)
-        kl_at = by_measure[0] * scored
-        self.by_position += kl_at.sum(1)
-        self.by_position_squared += kl_at.pow(2).sum(1)
-        self.tokens_by_position += scored.sum(0)
+        context = scored.shape[1]
+        at = documents % GROUPS * context + scored.nonzero()[:, 1]
+        self.by_position.flatten(1).index_add_(1, at, kl)
+        self.tokens_by_position += torch.bincount(at, minlength=GROUPS * context).view(GROUPS, context)
 
     def _add_draws(self, values: TokenValues) -> None:
         for condition, draws in enumerate(values.kl_draws):

@@ -7,8 +7,6 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-_CHUNK = 1 << 24  # resampling weights held at once
-
 
 @dataclass(frozen=True)
 class Estimate:
@@ -18,29 +16,44 @@ class Estimate:
     ci95: tuple[float, float]
 
     @classmethod
-    def of(cls, value: float, replicates: Float[np.ndarray, " resample"]) -> "Estimate":
-        """The percentile interval of bootstrap replicates."""
-        low, high = np.quantile(replicates, [0.025, 0.975])
-        return cls(float(value), (float(low), float(high)))
+    def of(cls, value: float, without: Float[np.ndarray, " document"]) -> "Estimate":
+        """The interval of the delete-one-document jackknife, by t with G − 1 degrees of freedom.
+
+        Of what is known for few and unequal clusters it comes closest to its coverage, and closer than the
+        bootstrap's percentiles (MacKinnon, Nielsen & Webb 2023, "Fast and reliable jackknife and bootstrap
+        methods for cluster-robust inference", CV3).
+
+        Args:
+            value: the figure of all documents.
+            without: the same figure without each of them.
+        """
+        num = len(without)
+        error = np.sqrt((num - 1) / num * ((without - value) ** 2).sum())
+        margin = float(stats.t.ppf(0.975, num - 1) * error)
+        return cls(float(value), (float(value) - margin, float(value) + margin))
+
+    def shows_more_than(self, value: float) -> bool:
+        """Whether the whole interval lies above a value."""
+        return self.ci95[0] > value
 
 
-def document_bootstrap(
-    sums: Float[np.ndarray, "row document"], resamples: int, seed: int
-) -> Float[np.ndarray, "resample row"]:
-    """Sums of every row over documents drawn with replacement, the same documents for all rows.
+def clustered_error(
+    sums: Float[np.ndarray, "cluster ..."], tokens: Float[np.ndarray, "cluster ..."]
+) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
+    """Standard error of the mean per token Σ sums / Σ tokens, and its degrees of freedom.
 
-    Rows are per-document sums (of a KL under some condition, of tokens, …); a quotient of two columns is then
-    a mean or a ratio, and differences between such quotients keep their pairing.
+    Cluster-robust variance with the G/(G−1) correction and G − 1 degrees of freedom (Cameron & Miller 2015,
+    "A practitioner's guide to cluster-robust inference", eq. 11 for a mean). Clusters without tokens do not
+    count; of one cluster the error is NaN.
+
+    Args:
+        sums: Σ of a value over each cluster's tokens.
+        tokens: of each cluster.
     """
-    num_documents = sums.shape[1]
-    generator = np.random.default_rng(seed)
-    chunk = max(1, _CHUNK // num_documents)
-    out = []
-    for start in range(0, resamples, chunk):
-        size = min(chunk, resamples - start)
-        counts = generator.multinomial(num_documents, np.full(num_documents, 1 / num_documents), size=size)
-        out.append(counts @ sums.T)
-    return np.concatenate(out)
+    num, total = (tokens > 0).sum(0), tokens.sum(0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        scores = sums - sums.sum(0) / total * tokens
+        return np.sqrt(num / (num - 1) * (scores**2).sum(0)) / total, num - 1
 
 
 def clustered_t(
@@ -48,23 +61,18 @@ def clustered_t(
 ) -> dict[str, float]:
     """t-test that the mean paired difference per token is 0, with errors clustered by document.
 
-    Cluster-robust variance with the G/(G−1) correction and G − 1 degrees of freedom (Cameron & Miller 2015,
-    "A practitioner's guide to cluster-robust inference", eq. 11 for a mean).
-
     Args:
         differences: Σ of the paired difference over each document's tokens.
         tokens: tokens of each document.
     """
-    num = len(tokens)
     mean = differences.sum() / tokens.sum()
-    scores = differences - mean * tokens
-    error = np.sqrt(num / (num - 1) * (scores**2).sum()) / tokens.sum()
+    error, df = clustered_error(differences, tokens)
     with np.errstate(divide="ignore"):  # documents that are all alike leave no error
         t = mean / error if mean else 0.0
     return {
         "t": float(t),
-        "df": num - 1,
-        "p": float(2 * stats.t.sf(abs(t), num - 1)),
+        "df": int(df),
+        "p": float(2 * stats.t.sf(abs(t), df)),
         "standard_error": float(error),
     }
 

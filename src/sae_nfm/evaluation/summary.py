@@ -1,17 +1,17 @@
 """Sums → the figures of `result.json`: conditions, ratios, headlines and tests."""
 
-import itertools
 from typing import Any
 
 import numpy as np
+from scipy import stats
 from torch import Tensor
 
 from sae_nfm.evaluation.divergence import TOP_N
 from sae_nfm.evaluation.metrics import histogram_edges, measures
 from sae_nfm.evaluation.statistics import (
     Estimate,
+    clustered_error,
     clustered_t,
-    document_bootstrap,
     holm,
     unpaired_t,
     wilcoxon,
@@ -28,16 +28,12 @@ class Summary:
         conditions: in the order of the sums.
         sums: what `EvaluationSums.compute` returns.
         top_n: tokens that the top-N measures looked at; 0 where there are none of these measures.
-        resamples: of the document bootstrap.
-        seed: of the document bootstrap.
 
     Raises:
         ValueError: the sums hold fewer than two documents, so that nothing can be said about their spread.
     """
 
-    def __init__(
-        self, conditions: list[Condition], sums: dict[str, Tensor], top_n: int, resamples: int, seed: int
-    ) -> None:
+    def __init__(self, conditions: list[Condition], sums: dict[str, Tensor], top_n: int) -> None:
         self.conditions, self.names = conditions, [condition.name for condition in conditions]
         self.top_n, self.measures = top_n, measures(top_n)
         self.sums = {name: value.numpy() for name, value in sums.items()}
@@ -49,20 +45,17 @@ class Summary:
         self.by_document = self.sums["by_document"][:, :, kept]
         self.tokens = self.sums["tokens_by_document"][kept]
         targets = self.sums["targets_by_document"][kept]
-        self._totals = {"kl": self.tokens, "mse": self.tokens, "ce": targets}
-        rows = [self._documents(m, n) for m in self._totals for n in self.names] + [self.tokens, targets]
-        replicates = document_bootstrap(np.stack(rows), resamples, seed)
-        self._replicates = dict(zip(itertools.product(self._totals, self.names), replicates.T, strict=False))
-        self._resampled_totals = {"kl": replicates[:, -2], "mse": replicates[:, -2], "ce": replicates[:, -1]}
+        self._counted = {"kl": self.tokens, "mse": self.tokens, "ce": targets}
 
     def _documents(self, measure: str, name: str) -> np.ndarray:
         """Σ of a measure over each document's tokens."""
         return self.by_document[self.measures.index(measure), self.names.index(name)]
 
     def _mean(self, measure: str, name: str) -> tuple[float, np.ndarray]:
-        """Mean per token and its bootstrap replicates."""
-        value = self._documents(measure, name).sum() / self._totals[measure].sum()
-        return value, self._replicates[measure, name] / self._resampled_totals[measure]
+        """Mean per token, and the same without each of the documents."""
+        sums, counted = self._documents(measure, name), self._counted[measure]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return sums.sum() / counted.sum(), (sums.sum() - sums) / (counted.sum() - counted)
 
     def estimate(self, measure: str, name: str) -> Estimate:
         """Mean of a measure per token."""
@@ -74,9 +67,9 @@ class Summary:
         return Estimate.of(x - y, xs - ys)
 
     def ratio(self, measure: str, a: str, b: str) -> Estimate | None:
-        """Mean of a measure under `a` over that under `b`; None where the latter is 0."""
+        """Mean of a measure under `a` over that under `b`; None where the latter may be 0."""
         (x, xs), (y, ys) = self._mean(measure, a), self._mean(measure, b)
-        return Estimate.of(x / y, xs / ys) if y > 0 and (ys > 0).all() else None
+        return Estimate.of(x / y, xs / ys) if Estimate.of(y, ys).shows_more_than(0) else None
 
     def ratio_difference(self, measure: str, a: tuple[str, str], b: tuple[str, str]) -> Estimate | None:
         """The ratio of the pair `a` less that of the pair `b`; None where either has none."""
@@ -92,9 +85,13 @@ class Summary:
         return None if ratio is None else Estimate(1 - ratio.value, (1 - ratio.ci95[1], 1 - ratio.ci95[0]))
 
     def share(self, measure: str, a: str, b: str, start: str) -> Estimate | None:
-        """(start − a) / (start − b): what `a` takes off `start`, as a share of what `b` does."""
+        """(start − a) / (start − b): what `a` takes off `start`, as a share of what `b` does.
+
+        None where `b` may take off nothing.
+        """
         (x, xs), (y, ys), (z, zs) = (self._mean(measure, name) for name in (a, b, start))
-        return Estimate.of((z - x) / (z - y), (zs - xs) / (zs - ys)) if z > y and (zs > ys).all() else None
+        found = Estimate.of(z - y, zs - ys).shows_more_than(0)
+        return Estimate.of((z - x) / (z - y), (zs - xs) / (zs - ys)) if found else None
 
     def condition(self, name: str) -> dict[str, Any]:
         """The entry of one condition in `result.json`."""
@@ -156,17 +153,16 @@ class Summary:
         return total / n, max(0.0, variance) ** 0.5, n
 
     def _by_position(self, number: int) -> dict[str, list[Any]]:
-        """Mean KL at each position, with a normal interval: its tokens are of different blocks."""
-        n = self.sums["tokens_by_position"]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            mean = self.sums["by_position"][number] / n
-            variance = np.maximum(0, self.sums["by_position_squared"][number] / n - mean**2) * n / (n - 1)
-            margin = 1.96 * np.sqrt(variance / n)
+        """Mean KL at each position, with a t-interval clustered by groups of documents."""
+        sums, tokens = self.sums["by_position"][number], self.sums["tokens_by_position"]
+        error, df = clustered_error(sums, tokens)
+        with np.errstate(invalid="ignore"):
+            mean, margin = sums.sum(0) / tokens.sum(0), stats.t.ppf(0.975, df) * error
         return {
-            "kl": [float(m) if k else None for m, k in zip(mean, n, strict=True)],
+            "kl": [float(m) if np.isfinite(m) else None for m in mean],
             "ci95": [
-                [float(m - e), float(m + e)] if k > 1 else None
-                for m, e, k in zip(mean, margin, n, strict=True)
+                [float(m - e), float(m + e)] if np.isfinite(e) else None
+                for m, e in zip(mean, margin, strict=True)
             ],
         }
 

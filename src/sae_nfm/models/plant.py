@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sae_nfm.models.codes import Codes
 
+_STEP = 2.0**-11  # in the normaliser's units, where a coordinate's standard deviation is about 1
 _MIX = (0x45D9F3B, 0x119DE1F3)  # multipliers of a 32-bit integer hash
 
 
@@ -78,12 +79,17 @@ class Plant(nn.Module):
         return self.gain * (self._products(codes, d_sae) @ self.directions)
 
     def unexplained(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_in"]:
-        """s·ξ: noise drawn from the bits of x, so that a token has the same in every batch and process."""
-        bits = x.detach().float().contiguous().view(torch.int32).long() & 0xFFFFFFFF
-        place = torch.arange(x.shape[-1], device=x.device) + 1
-        uniform = [((_hash(bits + place * 0x9E3779B1 + salt) + 0.5) / 2**32) for salt in (0, 0x7F4A7C15)]
-        normal = (-2 * uniform[0].log()).sqrt() * (2 * torch.pi * uniform[1]).cos()
-        return self.noise_scale * normal.to(x.dtype)
+        """s·ξ: noise drawn from x itself, so that a token has the same in every batch and process.
+
+        Every coordinate is cut into steps far smaller than an SAE's error, each with a normal number of its
+        own. Between two steps ξ turns from one number to the next: an x that differs by rounding, as in
+        another batch, has the same noise but for rounding.
+        """
+        place = x.detach().double() / _STEP
+        below = place.floor()
+        angle = (place - below) * (torch.pi / 2)
+        turned = angle.cos() * _normal(below.long()) + angle.sin() * _normal(below.long() + 1)
+        return self.noise_scale * turned.to(x.dtype)
 
     def _products(self, codes: Codes, d_sae: int) -> Float[Tensor, "... tuple"]:
         """Π_(i∈T) f_i for every tuple."""
@@ -120,6 +126,15 @@ def _tuples_that_fire(codes: Codes, d_sae: int, size: int, latents: int = 32, le
             f"plant: no {size} latents fire together on 1% of the tokens; allowed are SAEs whose do"
         )
     return torch.tensor(sorted(predictable, key=lambda t: predictable[t]))
+
+
+def _normal(steps: Int64[Tensor, "... d_in"]) -> Float[Tensor, "... d_in"]:
+    """A standard normal number for every step of every coordinate."""
+    place = torch.arange(steps.shape[-1], device=steps.device) + 1
+    uniform = [
+        (_hash((steps + place * 0x9E3779B1 + salt) & 0xFFFFFFFF) + 0.5) / 2**32 for salt in (0, 0x7F4A7C15)
+    ]
+    return (-2 * uniform[0].log()).sqrt() * (2 * torch.pi * uniform[1]).cos()
 
 
 def _hash(bits: Int64[Tensor, "..."]) -> Int64[Tensor, "..."]:

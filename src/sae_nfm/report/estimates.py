@@ -93,14 +93,17 @@ def split_name(name: str) -> tuple[str | None, str]:
 
 
 def grouped_conditions(result: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Each reconstruction's conditions: itself first, then its matched baselines, in reading order."""
+    """Each reconstruction's conditions: itself first, then its matched baselines, in reading order.
+
+    `identity` is none: it is the noise floor of the others.
+    """
 
     def rank(name: str, order: list[str]) -> int:
         return order.index(name) if name in order else len(order)
 
-    names = list(result.get("conditions") or {})
+    names = [name for name in result.get("conditions") or {} if name != "identity"]
     names.sort(key=lambda name: rank(split_name(name)[0] or "", ["", *BASELINES]))
-    reconstructions = dict.fromkeys(split_name(name)[1] for name in result.get("conditions") or {})
+    reconstructions = dict.fromkeys(split_name(name)[1] for name in names)
     ordered = sorted(reconstructions, key=lambda name: rank(name, list(LABELS)))
     return {group: [name for name in names if split_name(name)[1] == group] for group in ordered}
 

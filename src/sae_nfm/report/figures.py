@@ -72,9 +72,8 @@ def draw_figures(result: Mapping[str, Any], folder: Path) -> list[Path]:
 def _lines_shown(result: Mapping[str, Any]) -> list[str]:
     """The SAE, the parts of the NFM and their ε baselines; of a study without them, its first conditions."""
     conditions = result.get("conditions") or {}
-    return [name for name in _SHOWN if name in conditions] or [c for c in conditions if c != "clean"][
-        :_MOST_LINES
-    ]
+    others = [name for name in conditions if name not in ("clean", "identity")]
+    return [name for name in _SHOWN if name in conditions] or others[:_MOST_LINES]
 
 
 def _draw_conditions(result: Mapping[str, Any]) -> Figure | None:

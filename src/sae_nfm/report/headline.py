@@ -27,7 +27,7 @@ def headline(result: Mapping[str, Any]) -> list[str]:
 def facts(result: Mapping[str, Any]) -> list[str]:
     """What was measured and on how much, in a few words each."""
     site, sae, lm = result.get("site") or {}, result.get("sae") or {}, result.get("lm") or {}
-    explained = estimate(sae.get("explained_variance"))
+    explained, floor = estimate(sae.get("explained_variance")), number(result.get("noise_floor"))
     model = str(lm.get("path") or "").rstrip("/").rpartition("/")[2]
     found = (
         (model, f"{model}, layer {site.get('layer')} {site.get('hook')}"),
@@ -37,6 +37,7 @@ def facts(result: Mapping[str, Any]) -> list[str]:
         (result.get("positions"), f"{_count(result.get('positions'))} positions per condition"),
         (result.get("documents"), f"{_count(result.get('documents'))} documents"),
         (result.get("measurements"), f"{_count(result.get('measurements'))} KL measurements"),
+        (floor is not None, f"noise floor {floor:.1g} nats/token" if floor is not None else ""),
         (result.get("seed") is not None, f"seed {result.get('seed')}"),
     )
     return [words for present, words in found if present]

@@ -51,7 +51,7 @@ _FIGURES = {
 _TERMS = {
     "KL": "KL(clean‖spliced) = Σ P (log P - log Q) over the vocabulary, in nats per token position: P from "
     "the clean run, Q from the run whose activation was replaced.",
-    "95% interval": "Bootstrap over documents: tokens of one document are not independent.",
+    "95% interval": "Jackknife over documents: tokens of one document are not independent.",
     "ε-random": "The activation plus a random vector as long as the reconstruction's own error there.",
     "÷ baseline": "Mean KL of the reconstruction over that of its baseline: 1 means that the error does as "
     "much damage as the baseline of the same size.",

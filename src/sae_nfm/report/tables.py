@@ -152,6 +152,8 @@ def print_ratios(result: Mapping[str, Any], console: Console | None = None) -> N
         headlines.add_row(f"KL {name}", format_estimate(ratio, 2, "×"))
     for name, gain in headline_gains(result):
         headlines.add_row(name, gain)
+    if (floor := number(result.get("noise_floor"))) is not None:
+        headlines.add_row("noise floor, where nothing is replaced", f"{floor:.1g} nats/token")
     console.print(headlines)
 
 

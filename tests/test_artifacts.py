@@ -1,0 +1,150 @@
+"""What an artifact is kept under: every setting that changes weights changes it, and no other does."""
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from sae_nfm import config
+from sae_nfm.__main__ import CONFIG_DIR
+from sae_nfm.artifacts import Artifacts
+from sae_nfm.models.nfm import NeuralFactorizationMachine
+from sae_nfm.models.sae import TopKSAE
+from sae_nfm.ranks import Ranks
+from sae_nfm.site_activations import SiteActivations
+from sae_nfm.store import Store, fingerprint
+
+OF_BOTH = {
+    "seed": 1, "lm.path": "{other}", "lm.dtype": "bfloat16", "corpus.path": "{text}",
+    "corpus.separator": "the", "corpus.document": "heading",
+    "activations": {"_target_": "sae_nfm.data.cache.ActivationCache"}, "splits.validation": 0.3,
+    "splits.test": 0.3, "max_tokens": 4000, "layer": 2, "hook": "mlp_out", "context": 16,
+    "normalizer": "none", "sae.d_sae": 128, "sae.k": 5, "sae.b_dec_init": "zero",
+    "sae._target_": "test_artifacts.OtherSAE", "objective.auxk": 3, "objective.auxk_coefficient": 0.5,
+    "objective._target_": "faults.RaisesOnRank0", "sae_optimizer.lr": 1e-3,
+    "sae_optimizer.betas": [0.5, 0.9], "sae_optimizer.eps": 1e-6, "sae_optimizer.fused": False,
+    "sae_optimizer._target_": "torch.optim.AdamW", "train_tokens": 4096, "batch_tokens": 512,
+    "pool_tokens": 8192, "validation_tokens": 500, "warmup": 0.5, "decay": 0.5, "gradient_clip": 0,
+    "dead_after": 1, "validations": 2, "trainer.precision": "bf16-true",
+}  # fmt: skip
+OF_THE_NFM = {
+    "nfm.order": 3, "nfm.d_embed": 9, "nfm.embed_std": 0.1, "nfm.linear": False, "nfm.bias": False,
+    "nfm.mlp": True, "nfm.dropout": 0.5, "nfm.fit": "together", "nfm.fit_k": 2,
+    "nfm._target_": "test_artifacts.OtherNFM", "nfm_optimizer.lr": 1e-2, "nfm_optimizer.betas": [0.5, 0.9],
+    "nfm_optimizer.eps": 1e-6, "nfm_optimizer.fused": False, "nfm_optimizer._target_": "torch.optim.AdamW",
+    "nfm_train_tokens": 4096, "linear_tokens": 4096,
+    "plant": {
+        "_target_": "sae_nfm.models.plant.Plant", "kind": "pairs", "num_tuples": 9, "strength": 1, "noise": 1
+    },
+}  # fmt: skip
+OF_NEITHER = {
+    "name": "other", "lm_batch": 3, "checkpoint_every": 7, "eval_tokens": 600, "trainer.accelerator": "gpu",
+    "trainer.devices": 2, "trainer.strategy": "ddp", "trainer.num_nodes": 2, "logger": None,
+    "artifacts": "x", "verify": True, "optimize": "x", "evaluation.draws": 3,
+}  # fmt: skip
+ELSEWHERE = ("evaluation.", "logger.", "trainer._", "lm._", "corpus._", "corpus.heading", "nfm.interaction")
+"""Read by the evaluation alone, or by Hydra, or only beside other settings; `nfm.interaction=false` leaves
+nothing to train but the linear part, which is an artifact of its own."""
+
+
+class OtherSAE(TopKSAE):
+    """The same under another name."""
+
+
+class OtherNFM(NeuralFactorizationMachine):
+    """The same under another name."""
+
+
+class Recorded(Store):
+    """Notes what is asked for, and makes nothing but tokens."""
+
+    def __init__(self, root):
+        super().__init__(root, Ranks())
+        self.fingerprints = {}
+
+    def fetch(self, kind, spec, make, *, together=False):
+        self.fingerprints[kind] = fingerprint(spec)
+        return super().fetch(kind, spec, make, together=together) if kind == "tokens" else self.root / kind
+
+
+def leaves(node, path=""):
+    for key, value in node.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}"
+
+
+@pytest.fixture(scope="module")
+def default(corpus_file):
+    config.register()
+    tiny = ["corpus=text", f"corpus.path={corpus_file}", "context=32", "splits={validation: 0.2, test: 0.2}"]
+    with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
+        return compose(
+            "study",
+            overrides=[
+                *tiny,
+                "sae.d_sae=64",
+                "sae.k=4",
+                "nfm.d_embed=8",
+                "batch_tokens=1024",
+                "corpus.heading='[a-m]'",
+            ],
+        )
+
+
+@pytest.fixture(scope="module")
+def fingerprints(lm, default, corpus_file, tmp_path_factory):
+    """A function of changed settings: the fingerprints of what they ask for, by kind."""
+    folder = tmp_path_factory.mktemp("store")
+    places = {"{text}": folder / "text.txt", "{other}": folder / "model"}
+    places["{text}"].write_text(corpus_file.read_text() + "\n\none more document")
+    places["{other}"].mkdir()
+    (places["{other}"] / "config.json").write_text("{}")
+
+    class SameModel:
+        """The embedded model, under the path and type of the settings."""
+
+        d_model, tokenizer, signature = lm.d_model, lm.tokenizer, type(lm).signature
+
+        def __init__(self, cfg):
+            self.path, self.dtype = cfg.lm.path, cfg.lm.dtype
+
+        def to(self, device):
+            return self
+
+    def of(changed):
+        cfg = default.copy()
+        for key, value in changed.items():
+            OmegaConf.update(cfg, key, str(places.get(value, value)) if type(value) is str else value)
+        store = Recorded(folder)
+        artifacts = Artifacts(cfg, SiteActivations(cfg, store, "cpu"), None)
+        artifacts._load = lambda stage, folder, module: artifacts.metrics.update(
+            {stage: {"residual_explained": 1}}
+        )
+        artifacts._fit_plant = lambda autoencoder: None
+        artifacts.nfm(artifacts.sae())
+        return store.fingerprints
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config, "language_model", SameModel)
+        yield of
+
+
+@pytest.mark.parametrize("setting", [*OF_BOTH, *OF_THE_NFM, *OF_NEITHER])
+def test_what_changes_weights_changes_the_fingerprint_and_nothing_else_does(fingerprints, setting):
+    changed = OF_BOTH | OF_THE_NFM | OF_NEITHER
+    before, after = fingerprints({}), fingerprints({setting: changed[setting]})
+    assert (after["sae"] != before["sae"]) is (setting in OF_BOTH)
+    assert (after["nfm"] != before["nfm"]) is (setting in OF_BOTH or setting in OF_THE_NFM)
+
+
+def test_no_setting_is_forgotten(default):
+    """A new one has to be put where it belongs, in the lists above."""
+    known = {*OF_BOTH, *OF_THE_NFM, *OF_NEITHER}
+    settings = leaves(OmegaConf.to_container(default, resolve=True))
+    left = [
+        s
+        for s in settings
+        if s not in known and not s.startswith((*ELSEWHERE, "nfm_optimizer._p", "sae_optimizer._p"))
+    ]
+    assert left == []
