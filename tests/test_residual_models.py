@@ -40,7 +40,7 @@ def test_the_result_says_what_each_part_explains_on_validation_documents(suite):
 
 def test_the_noise_floor_is_measured_and_is_no_condition_among_others(suite):
     result = suite.result("study")
-    assert 0 != result["conditions"]["identity"]["kl"]["max"] < 1e-4
+    assert result["conditions"]["identity"]["l2"] == 0
     assert result["noise_floor"] == result["conditions"]["identity"]["kl"]["mean"]
     assert abs(result["noise_floor"]) < 1e-6
     replacing = [c["n"] for name, c in result["conditions"].items() if name not in ("clean", "identity")]
