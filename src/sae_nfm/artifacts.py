@@ -10,9 +10,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from sae_nfm import config
-from sae_nfm.evaluation.conditions import FromMLP
+from sae_nfm.evaluation.conditions import FromControl, FromMLP
 from sae_nfm.models.autoencoder import Autoencoder
 from sae_nfm.models.controls import CodesMLP, DecoderRefit, LinearControl, OutputBias
+from sae_nfm.models.least_squares import bytes_of, check_memory
 from sae_nfm.models.normalizer import Normalizer
 from sae_nfm.models.residual import ResidualModel
 from sae_nfm.site_activations import SiteActivations, sample
@@ -23,6 +24,7 @@ from sae_nfm.training.tasks import NFMTask, SAETask
 
 log = logging.getLogger(__name__)
 _TOKENS_PER_LATENT = 100
+_MUCH = 1e9  # bytes
 _LEARNING = (
     *("batch_tokens", "pool_tokens", "warmup", "decay", "gradient_clip"),
     *("validations", "validation_tokens"),  # they choose among the weights of a run
@@ -43,6 +45,18 @@ class Artifacts:
         self.store, self.d_model = activations.store, activations.lm.d_model
         self.metrics: dict[str, dict[str, float]] = {}
         self.warnings: list[str] = []
+
+    def check_memory(self) -> None:
+        """Raise a `ValueError` where a linear part will not fit; say what it takes, where that is much."""
+        cfg, device = self.cfg, self.activations.lm.device
+        made = config.reconstructions(cfg).values()
+        refitted = any(isinstance(r, FromControl) and isinstance(r.control, DecoderRefit) for r in made)
+        solved_first = cfg.nfm is not None and cfg.nfm.linear and cfg.nfm.fit != "together"
+        if refitted or solved_first or any(isinstance(r, FromMLP) for r in made):
+            check_memory(cfg.sae.d_sae, device)
+            needed = bytes_of(cfg.sae.d_sae)
+            if needed > _MUCH:
+                log.info("solving a linear part will take %.1f GB on %s", needed / 1e9, device)
 
     def sae(self) -> Autoencoder:
         """The trained SAE with its normaliser, and with what is planted on it."""

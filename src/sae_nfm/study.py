@@ -81,6 +81,7 @@ class Study:
         )
         self.artifacts = Artifacts(self.cfg, self.activations, self.runner)
         self.scored = self.scored_blocks()
+        self.artifacts.check_memory()
         autoencoder = self.artifacts.sae()
         if self.cfg.nfm is not None:
             autoencoder = self.artifacts.nfm(autoencoder)

@@ -20,6 +20,7 @@ class ActivationSequence:
     """Activations as one endless sequence, round after round through the same tokens."""
 
     tokens_per_round: int
+    device: torch.device
 
     def read(self, start: int, stop: int) -> Float[Tensor, "token d_model"]:
         """Activations of tokens `start` to `stop` of the sequence, on the device."""
@@ -53,7 +54,7 @@ class ActivationStream(ActivationSequence):
 
     def __init__(self, lm: LanguageModel, site: Site, blocks: TokenBlocks, lm_batch: int, seed: int) -> None:
         self.lm, self.site, self.blocks, self.lm_batch, self.seed = lm, site, blocks, lm_batch, seed
-        self.tokens_per_round = int(blocks.num_scored().sum())
+        self.tokens_per_round, self.device = int(blocks.num_scored().sum()), lm.device
         self._round: tuple[int, np.ndarray, np.ndarray] | None = None
 
     def _read_in_round(self, round_number: int, offset: int, take: int) -> Iterator[Tensor]:

@@ -1,5 +1,6 @@
 """Exact linear maps of sparse features: ridge regression from streamed normal equations."""
 
+import psutil
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -10,22 +11,32 @@ RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """To choose from on held-out tokens, relative to the mean of the features' squared norms."""
 _SCATTER_COST = 32  # of one scattered addition, in multiply-adds of a matrix product
 _ENTRIES_AT_ONCE = 1 << 25  # of pairs or dense features held in memory
+_ROWS_AT_ONCE = 1024
+_TOLERANCE, _ITERATIONS = 1e-6, 1000  # of conjugate gradients: residual over right-hand side
 
 
 class NormalEquations:
     """Φᵀ Φ and Φᵀ R over any number of tokens, in float64: (features + 1)² · 8 bytes.
+
+    They are solved by Cholesky's factorisation where that finds twice as much room again, and by conjugate
+    gradients where it does not.
 
     Args:
         num_features: length of φ.
         d_out: length of a target r.
         bias: whether a constant feature stands beside φ.
         device: where they are summed.
+
+    Raises:
+        ValueError: the device has too little memory for them.
     """
 
     def __init__(self, num_features: int, d_out: int, bias: bool, device: torch.device) -> None:
+        check_memory(num_features, device)
         self.num_features, self.bias = num_features, bias
         size = num_features + bias
-        self._gram = torch.zeros(size, size, dtype=torch.float64, device=device)  # its symmetric part counts
+        self._gram = torch.zeros(size, size, dtype=torch.float64, device=device)
+        self._is_mirrored = True
         self.cross = torch.zeros(size, d_out, dtype=torch.float64, device=device)
 
     def add(self, features: Codes, target: Float[Tensor, "token d_out"]) -> None:
@@ -36,31 +47,101 @@ class NormalEquations:
             features = Codes(values, nn.functional.pad(features.indices, (0, 1), value=size - 1))
         k = features.values.shape[1]
         dense = _SCATTER_COST * k**2 > size**2
-        first, second = torch.triu_indices(k, k, device=features.values.device)  # every pair once
         at_once = max(1, _ENTRIES_AT_ONCE // (size if dense else k**2))
         for start in range(0, len(target), at_once):
-            rows = slice(start, start + at_once)
-            values, indices = features.values[rows].double(), features.indices[rows]
+            part = Codes(*(tensor[start : start + at_once] for tensor in features))
             if dense:
-                written = Codes(values, indices).dense(size)
-                self._gram += written.T @ written
-                self.cross += written.T @ target[rows].double()
+                self._add_dense(part, target[start : start + at_once])
             else:
-                products = values[:, first] * values[:, second] * (1 + (first < second))
-                pairs = indices[:, first] * size + indices[:, second]
-                self._gram.view(-1).scatter_add_(0, pairs.flatten(), products.flatten())
-                self.cross += transposed_sum(values.to(target.dtype), indices, target[rows], size)
+                self._add_scattered(part, target[start : start + at_once])
+
+    def _add_dense(self, features: Codes, target: Tensor) -> None:
+        written = Codes(features.values.double(), features.indices).dense(len(self._gram))
+        self._gram.addmm_(written.T, written)
+        self.cross.addmm_(written.T, target.double())
+
+    def _add_scattered(self, features: Codes, target: Tensor) -> None:
+        """Add every pair of features once, above the diagonal."""
+        size, k = len(self._gram), features.values.shape[1]
+        indices, order = features.indices.sort(dim=1)
+        values = features.values.gather(1, order).double()
+        first, second = torch.triu_indices(k, k, device=indices.device)
+        pairs = indices[:, first] * size + indices[:, second]
+        products = values[:, first] * values[:, second]
+        self._gram.view(-1).scatter_add_(0, pairs.flatten(), products.flatten())
+        self._is_mirrored = False
+        self.cross += transposed_sum(values.to(target.dtype), indices, target, size)
 
     @property
     def gram(self) -> Float[Tensor, "size size"]:
         """Φᵀ Φ."""
-        return (self._gram + self._gram.T) / 2
+        if not self._is_mirrored:
+            for rows in torch.arange(len(self._gram)).split(_ROWS_AT_ONCE):
+                start, stop = int(rows[0]), int(rows[-1]) + 1
+                self._gram[stop:, start:stop] = self._gram[start:stop, stop:].T
+                block = self._gram[start:stop, start:stop]
+                block.copy_(block.triu() + block.triu(1).T)
+            self._is_mirrored = True
+        return self._gram
 
     def solve(self, ridge: float) -> tuple[Float[Tensor, "features d_out"], Float[Tensor, " d_out"] | None]:
         """Weights and bias of least squared error; `ridge` settles dead features, and spares the bias."""
-        gram = self.gram
-        diagonal = gram.diagonal()
-        diagonal[: self.num_features] += ridge * diagonal[: self.num_features].mean()
-        factor = torch.linalg.cholesky(gram)
-        solution = torch.cholesky_solve(self.cross, factor)
+        diagonal = self.gram.diagonal()
+        added = torch.zeros_like(diagonal)
+        added[: self.num_features] = ridge * diagonal[: self.num_features].mean()
+        if 2 * bytes_of(self.num_features) <= free_bytes(self._gram.device):
+            shifted = self.gram.clone()
+            shifted.diagonal().add_(added)
+            solution = torch.cholesky_solve(self.cross, torch.linalg.cholesky(shifted))
+        else:
+            solution = conjugate_gradients(self.gram, added, self.cross)
         return solution[: self.num_features], solution[-1] if self.bias else None
+
+
+def conjugate_gradients(
+    gram: Float[Tensor, "size size"], added: Float[Tensor, " size"], cross: Float[Tensor, "size d_out"]
+) -> Float[Tensor, "size d_out"]:
+    """The solution of (gram + diag(added)) w = cross, preconditioned by the diagonal; nothing is copied.
+
+    The columns of `cross` are solved beside each other (Hestenes & Stiefel 1952), until what is left of all
+    of them is below 1e-6 of it.
+    """
+    scale = (gram.diagonal() + added).clamp_min(1e-300).rsqrt().unsqueeze(1)
+    solution, residual = torch.zeros_like(cross), scale * cross
+    direction, energy = residual.clone(), residual.pow(2).sum(0)
+    enough = _TOLERANCE**2 * energy
+    for _ in range(_ITERATIONS):
+        if bool((energy <= enough).all()):
+            break
+        moved = scale * direction
+        moved = scale * (gram @ moved + added.unsqueeze(1) * moved)
+        step = energy / (direction * moved).sum(0).clamp_min(1e-300)
+        solution += step * direction
+        residual -= step * moved
+        energy, before = residual.pow(2).sum(0), energy
+        direction = residual + energy / before.clamp_min(1e-300) * direction
+    return scale * solution
+
+
+def check_memory(num_features: int, device: torch.device) -> None:
+    """Raise a `ValueError` where the normal equations of so many features do not fit on a device."""
+    needed, free = bytes_of(num_features), free_bytes(device)
+    if needed > free:
+        raise ValueError(
+            f"sae.d_sae={num_features}: the normal equations of a solved linear part take "
+            f"{needed / 1e9:.1f} GB on {device}, which has {free / 1e9:.1f} GB left; allowed are up to "
+            f"{int((free / 8) ** 0.5):,} latents, or nfm.fit=together and no refit in "
+            "evaluation.reconstructions"
+        )
+
+
+def bytes_of(num_features: int) -> int:
+    """Size of the matrix Φᵀ Φ, a bias included."""
+    return 8 * (num_features + 1) ** 2
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is left on a device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available

@@ -34,7 +34,7 @@ def solve(
     Of `RIDGES` the one counts that explains most of the residual of the validation tokens.
     """
     started = time.perf_counter()
-    autoencoder = autoencoder.to(training.read(0, 1).device)
+    autoencoder = autoencoder.to(training.device)
     d_in, d_sae = autoencoder.sae.d_in, autoencoder.sae.d_sae
     equations = NormalEquations(
         control.num_features(d_in, d_sae), d_in, control.has_bias, autoencoder.normalizer.scale.device

@@ -55,6 +55,20 @@ class DictionaryTask(LightningModule):
             "lr_scheduler": {"scheduler": self.schedule.scheduler(optimizer), "interval": "step"},
         }
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the norm, of fused optimizers too, which Lightning refuses under every mixed precision."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            scaler.unscale_(optimizer)  # Lightning leaves that to the step of a fused optimizer
+        if gradient_clip_val:
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+
     def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
         """Seed dropout by the step, so that a resumed run draws what an uninterrupted one does."""
         torch.manual_seed((self.seed * 1_000_003 + self.global_step) * 4096 + self.global_rank)
