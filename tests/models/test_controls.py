@@ -130,27 +130,6 @@ def test_the_mlp_is_its_formula_and_starts_at_no_correction(support):
     torch.testing.assert_close(mlp(codes).interaction, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("ridge", [1e-6, 1e-2])
-def test_where_a_factor_finds_no_room_conjugate_gradients_find_the_same(monkeypatch, ridge):
-    x, codes, residual = sample()
-    codes = codes._replace(values=codes.values * torch.tensor([1.0, 30.0, 0.01]))  # of unequal scale
-    equations = equations_of(DecoderRefit(), x, codes, residual)
-    weights, bias = equations.solve(ridge)
-    monkeypatch.setattr(least_squares, "free_bytes", lambda device: 0)
-    monkeypatch.setattr(torch.linalg, "cholesky", None)
-    iterated_weights, iterated_bias = equations.solve(ridge)
-    design = codes.dense(D_SAE).double()
-    torch.testing.assert_close(design @ iterated_weights, design @ weights, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(iterated_bias, bias, rtol=1e-3, atol=1e-3)
-
-
-def test_equations_that_do_not_fit_are_refused_before_anything_is_summed(monkeypatch):
-    monkeypatch.setattr(least_squares, "free_bytes", lambda device: 8 * 1000**2)
-    NormalEquations(999, D_IN, True, torch.device("cpu"))
-    with pytest.raises(ValueError, match=r"sae\.d_sae=1000: .* take 0\.0 GB on cpu, .* up to 1,000 latents"):
-        NormalEquations(1000, D_IN, True, torch.device("cpu"))
-
-
 @pytest.mark.parametrize("support", [True, False])
 def test_the_mlp_has_the_nfms_number_of_parameters(support):
     nfm = make_nfm(512, 32, order=2, d_embed=16)
