@@ -81,18 +81,21 @@ class Bench:
     def task(self, stage, **settings):
         return self.sae_task(**settings) if stage == "sae" else self.nfm_task(**settings)
 
-    def train(self, task, folder, *callbacks, logger=lambda stage, folder: nullcontext(False)):
+    def train(
+        self, task, folder, *callbacks, logger=lambda stage, folder: nullcontext(False),
+        gradient_clip=1.0, precision="32-true",
+    ):  # fmt: skip
         """The stage as a study runs it; `callbacks` come before its own."""
         folder.mkdir(exist_ok=True)
 
         def trainer(**settings):
             settings["callbacks"] = [*callbacks, *settings["callbacks"]]
-            return Trainer(accelerator="cpu", devices=1, precision="32-true", **settings)
+            return Trainer(accelerator="cpu", devices=1, precision=precision, **settings)
 
         run = Run(
             trainer=trainer,
             logger=logger,
-            gradient_clip=1.0,
+            gradient_clip=gradient_clip,
             checkpoint_every=50,
             validations=2,
         )

@@ -93,8 +93,8 @@ def default(corpus_file):
 
 
 @pytest.fixture(scope="module")
-def fingerprints(lm, default, corpus_file, tmp_path_factory):
-    """A function of changed settings: the fingerprints of what they ask for, by kind."""
+def artifacts_of(lm, default, corpus_file, tmp_path_factory):
+    """A function of changed settings: what makes dictionaries under them, but for the making."""
     folder = tmp_path_factory.mktemp("store")
     places = {"{text}": folder / "text.txt", "{other}": folder / "model"}
     places["{text}"].write_text(corpus_file.read_text() + "\n\none more document")
@@ -116,18 +116,28 @@ def fingerprints(lm, default, corpus_file, tmp_path_factory):
         cfg = default.copy()
         for key, value in changed.items():
             OmegaConf.update(cfg, key, str(places.get(value, value)) if type(value) is str else value)
-        store = Recorded(folder)
-        artifacts = Artifacts(cfg, SiteActivations(cfg, store, "cpu"), None)
+        artifacts = Artifacts(cfg, SiteActivations(cfg, Recorded(folder), "cpu"), None)
         artifacts._load = lambda stage, folder, module: artifacts.metrics.update(
             {stage: {"residual_explained": 1}}
         )
         artifacts._fit_plant = lambda autoencoder: None
-        artifacts.nfm(artifacts.sae())
-        return store.fingerprints
+        return artifacts
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(config, "language_model", SameModel)
         yield of
+
+
+@pytest.fixture(scope="module")
+def fingerprints(artifacts_of):
+    """A function of changed settings: the fingerprints of what they ask for, by kind."""
+
+    def of(changed):
+        artifacts = artifacts_of(changed)
+        artifacts.nfm(artifacts.sae())
+        return artifacts.store.fingerprints
+
+    return of
 
 
 @pytest.mark.parametrize("setting", [*OF_BOTH, *OF_THE_NFM, *OF_NEITHER])
@@ -136,6 +146,13 @@ def test_what_changes_weights_changes_the_fingerprint_and_nothing_else_does(fing
     before, after = fingerprints({}), fingerprints({setting: changed[setting]})
     assert (after["sae"] != before["sae"]) is (setting in OF_BOTH)
     assert (after["nfm"] != before["nfm"]) is (setting in OF_BOTH or setting in OF_THE_NFM)
+
+
+def test_the_wider_sae_has_as_many_parameters_as_it_is_given(artifacts_of):
+    for size in (40_000, 100_000):
+        autoencoder = artifacts_of({}).wide_sae(size)
+        found = sum(parameter.numel() for parameter in autoencoder.sae.parameters())
+        assert found == pytest.approx(size, rel=0.01)
 
 
 def test_no_setting_is_forgotten(default):

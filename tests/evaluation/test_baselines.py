@@ -84,6 +84,8 @@ def test_cov_errors_lie_along_the_covariance():
     batch = batch._replace(surroundings=around)
     error = (Cov()(batch, target_of(batch), 0) - batch.x).flatten(0, 1)
     assert torch.linalg.matrix_rank(error, rtol=1e-3) == 2
+    outside = error - error @ torch.linalg.pinv(flat).T @ flat.T  # the columns of L span Σ, its rows do not
+    assert outside.norm() < 1e-3 * error.norm()
 
 
 def test_permuted_errors_are_the_banks_as_they_are():

@@ -1,5 +1,7 @@
 """The TopK SAE: its form, its constraint on the decoder, AuxK, and its initialisation."""
 
+import copy
+
 import pytest
 import torch
 
@@ -142,6 +144,18 @@ def test_initialize_puts_b_dec_at_the_centre_asked_for():
         sae.initialize_(sample)
         torch.testing.assert_close(sae.b_dec.detach(), centre)
     assert (centres["geometric_median"] - centres["mean"]).norm() > 0.1
+
+
+def test_initialize_scales_the_encoder_so_that_no_other_scale_reconstructs_better():
+    sample = torch.randn(500, D_IN, generator=torch.Generator().manual_seed(0))
+    sae = TopKSAE(D_IN, D_SAE, K, "mean")
+    sae.initialize_(sample)
+    error = {}
+    for factor in (0.8, 1.0, 1.25):
+        scaled = copy.deepcopy(sae)
+        scaled.W_enc_rows.data.mul_(factor)
+        error[factor] = (sample - scaled(sample)).pow(2).sum().item()
+    assert error[1.0] < min(error[0.8], error[1.25])
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 """Both tasks on a small run: what is trained, what is kept, what is left alone."""
 
+from functools import partial
+from types import SimpleNamespace
+
 import pytest
 import torch
 from lightning import Callback
@@ -127,6 +130,37 @@ def test_tokens_since_a_latent_fired_are_counted(bench, batch):
         task.training_step(batch, 0)
         assert (task.tokens_since_fired[fired] == 0).all()
         assert (task.tokens_since_fired[~fired] == steps * BATCH).all()
+
+
+def test_a_latent_that_fires_in_any_process_counts_as_fired_in_all(bench, batch, monkeypatch):
+    """Two processes, of which this one is one: in the other, latents 0 and 1 fire."""
+    task = stepping(bench.sae_task())
+    codes = task.autoencoder(batch).codes
+    fired = torch.zeros(64, dtype=torch.bool).index_fill_(0, codes.indices[codes.values > 0], True)
+    elsewhere = torch.zeros(64, dtype=torch.int64).index_fill_(0, torch.tensor([0, 1]), 1)
+    monkeypatch.setattr(task.trainer, "world_size", 2)
+    strategy = SimpleNamespace(reduce=lambda count, reduce_op: count + elsewhere)
+    monkeypatch.setattr(task.trainer, "strategy", strategy, raising=False)
+    task.training_step(batch, 0)
+    anywhere = fired | (elsewhere > 0)
+    assert (task.tokens_since_fired[anywhere] == 0).all()
+    assert (task.tokens_since_fired[~anywhere] == 2 * BATCH).all()
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_gradients_are_clipped_in_every_precision(bench, tmp_path, fused, precision):
+    task = bench.sae_task(steps=5)
+    task.optimizer = partial(torch.optim.Adam, lr=1e-3, fused=fused)
+    norms = []
+
+    class Norms(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            grads = [p.grad.norm() for p in pl_module.parameters() if p.grad is not None]
+            norms.append(torch.stack(grads).norm().item())
+
+    bench.train(task, tmp_path, Norms(), gradient_clip=1e-3, precision=precision)
+    assert norms == pytest.approx([1e-3] * 5, rel=1e-3)
 
 
 def test_a_latent_is_revived_after_as_many_tokens_as_asked_for(bench, batch):
