@@ -111,7 +111,7 @@ def register() -> None:
 
 def given(overrides: Any) -> list[str]:
     """Overrides as they were typed: Hydra's list would resolve their interpolations, and against its own."""
-    return [str(override) for override in OmegaConf.to_container(overrides)]
+    return [str(override) for override in OmegaConf.to_container(overrides) or []]
 
 
 def plain(node: Any) -> Any:

@@ -137,6 +137,19 @@ def test_errors_of_a_text_corpus_name_the_key_and_what_is_allowed(tmp_path):
         TextCorpus(str(tmp_path / "empty.txt"), None, "heading", "(")
 
 
+def test_a_separator_that_no_file_holds_is_named_and_one_that_some_hold_is_not(tmp_path, monkeypatch):
+    monkeypatch.setattr("sae_nfm.data.corpora._CHUNK", 4)  # the separator lies across two reads
+    (tmp_path / "a.txt").write_text("one document")
+    (tmp_path / "b.txt").write_text("two<eos>documents")
+    assert len(texts(text_corpus(tmp_path / "*.txt", separator="<eos>"))) == 3
+    with pytest.raises(
+        ValueError, match=r"corpus\.separator=<end>: it is nowhere in the 2 files .*document=file"
+    ):
+        texts(text_corpus(tmp_path / "*.txt", separator="<end>"))
+    with pytest.raises(ValueError, match=r"corpus\.separator=<eos>: it is nowhere in the 1 files"):
+        texts(text_corpus(tmp_path / "a.txt", separator="<eos>"))
+
+
 def test_docstrings_are_read_without_importing(package):
     corpus = DocstringCorpus(["undersea", "not_installed_anywhere"], min_chars=200)
     found = {document.key: document.text for document in corpus.documents()}
