@@ -5,6 +5,14 @@ import torch.distributed as dist
 from sae_nfm.training.objectives import Reconstruction
 
 
+class HasABug(Reconstruction):
+    """Fails as a program does that is wrong, not as a setting."""
+
+    def sae_loss(self, *args):
+        first, second = args[:1]
+        return first, second
+
+
 class RaisesOnRank0(Reconstruction):
     """Ends the training of the SAE on one rank only."""
 

@@ -1,6 +1,7 @@
 """Every file under conf/ composes, and every key of every `_target_` is a parameter of what it names."""
 
 import inspect
+import json
 import os
 import re
 import subprocess
@@ -9,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep
@@ -19,6 +21,7 @@ from torch import nn
 
 from sae_nfm import config
 from sae_nfm.__main__ import CONFIG_DIR
+from sae_nfm.settings import NotAllowed
 
 PACKAGES = {"optimizer": ["sae_optimizer", "nfm_optimizer"]}
 """Groups that the study uses under other names than their own."""
@@ -188,7 +191,7 @@ def test_a_misspelt_key_or_option_does_not_compose(override, named):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("sae.k=5000", r"sae\.k=5000: allowed are 1 to sae\.d_sae=2048"),
+        ("sae.k=5000", r"sae\.k=5000: allowed are 1 to d_sae=2048"),
         ("train_tokens=10", r"train_tokens=10: allowed are whole numbers from batch_tokens=2048"),
         ("nfm_train_tokens=0", r"nfm_train_tokens=0: allowed are whole numbers from 1"),
         ("pool_tokens=3000", r"pool_tokens=3000: allowed are multiples of batch_tokens=2048"),
@@ -212,17 +215,66 @@ def test_a_misspelt_key_or_option_does_not_compose(override, named):
         ("objective.auxk_coefficient=-1", r"objective\.auxk_coefficient=-1: allowed are numbers from 0"),
         ("batch_tokens=1", r"batch_tokens=1: allowed are whole numbers from 2"),
         ("warmup=2", r"warmup=2(\.0)?: allowed are fractions from 0 to 1"),
+        ("seed=abc", "seed=abc: allowed are whole numbers from 0"),
+        ("train_tokens=100k", "train_tokens=100k: allowed are whole numbers from 1"),
+        ("sae.k=8.5", r"sae\.k=8\.5: allowed are whole numbers from 1"),
+        ("evaluation.top_n=-1", r"evaluation\.top_n=-1: allowed are whole numbers from 0"),
+        ("normalizer=per_dim", "normalizer=per_dim: .*did you mean per_dimension"),
+        ("nfm_optimizer.lr=-1", r"nfm_optimizer\.lr=-1.*: .*allowed are what torch\.optim\.Adam takes"),
+        ("sae_optimizer.betas=[2,2]", r"sae_optimizer\.betas=\[2.*: .*torch\.optim\.Adam takes"),
+        ("nfm_optimizer.lr=abc", r"nfm_optimizer\.lr=abc: allowed are numbers"),
+        ("nfm_optimizer.lrr=1", r"nfm_optimizer\.lrr=1: .*did you mean lr\?"),
+        ("trainer.precision=bf16-mixd", r"trainer\.precision=bf16-mixd: .*did you mean bf16-mixed\?"),
+        ("evaluation.reconstruction.mlp.rounds=0", r"evaluation\.reconstruction\.mlp\.rounds=0: allowed"),
+        (
+            "evaluation.reconstruction.refit.control.fit_k=0",
+            r"reconstruction\.refit\.control\.fit_k=0: allowed",
+        ),
+        ("evaluation.baseline.theta.norm=y", r"evaluation\.baseline\.theta\.norm=y: allowed are x, reco"),
+        ("evaluation.reconstructions=[sae_planted]", r"evaluation\.reconstructions=.*: allowed are lists"),
+        ("nfm.linar=false", r"nfm\.linar=false: .*did you mean linear\?; allowed are .*interaction"),
+        ("nmf.linear=false", "nmf=.*did you mean nfm"),
+        ("sae._target_=sae_nfm.models.sae.TopK", r"sae\._target_=sae_nfm\.models\.sae\.TopK: .*no attribute"),
+        ("seed=${sed}", r"seed=.*: Interpolation key 'sed' not found"),
     ],
 )
 def test_a_value_that_is_not_allowed_is_named_before_anything_is_trained(default, override, message):
+    OmegaConf.set_struct(default, False)  # as files under conf/ are merged
     cfg = OmegaConf.merge(default, OmegaConf.from_dotlist([override]))
-    with pytest.raises((ValueError, HydraException), match=message):
+    with pytest.raises(NotAllowed, match=message):
         config.check(cfg)
+
+
+def test_what_another_choice_took_away_has_no_settings():
+    with pytest.raises(
+        NotAllowed, match=r"nfm=\{'interaction': False\}: allowed are null and settings with a _target_"
+    ):
+        config.check(compose("study", overrides=["nfm=none", "ablation=linear_only"]))
+
+
+def test_a_setting_that_is_missing_is_asked_for():
+    with pytest.raises(NotAllowed, match=r"sae\.k=.*it has no value"):
+        config.check(compose("study", overrides=["~sae.k"]))
+
+
+def test_a_float_that_is_whole_is_a_whole_number_and_makes_the_same_study():
+    one, other = (
+        config.check(compose("study", overrides=[f"train_tokens={n}", f"sae.k={k}"]))
+        for n, k in (("1e5", "8.0"), ("100000", "8"))
+    )
+    assert json.dumps(config.plain(one)) == json.dumps(config.plain(other))
+    assert (one.train_tokens, one.nfm_train_tokens) == (100000, 100000)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there_is_named():
+    with pytest.raises(NotAllowed, match=r"trainer\.accelerator=gpu: .*allowed are .*trainer=cpu"):
+        config.ranks(config.check(compose("study", overrides=["trainer=gpu"])))
 
 
 @pytest.mark.parametrize("setting", ["fast_dev_run=true", "accumulate_grad_batches=4", "max_steps=5"])
 def test_what_would_train_other_steps_than_are_recorded_is_refused(setting):
-    named = f"trainer.{setting.partition('=')[0]}=.*: allowed settings of the trainer"
+    named = f"trainer.{setting.partition('=')[0]}=.*: .*settings of their own; allowed are accelerator"
     with pytest.raises(ValueError, match=named):
         config.check(compose("study", overrides=[f"+trainer.{setting}"]))
 
@@ -238,7 +290,7 @@ def test_what_changes_weights_is_part_of_what_determines_them():
 
 
 def test_a_value_that_only_the_user_can_give_is_asked_for():
-    with pytest.raises(ValueError, match=r"lm\.path: it has no value"):
+    with pytest.raises(ValueError, match=r"lm\.path=\?\?\?: it has no value"):
         config.check(compose("study", overrides=["lm=local"]))
 
 

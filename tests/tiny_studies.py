@@ -31,7 +31,8 @@ class Suite:
 
     def start(self, *overrides: str, sweep: bool = False) -> subprocess.Popen:
         """A study or a sweep under way; what it prints goes to `printed.log`."""
-        environment = os.environ | {"PYTHONPATH": str(TESTS)}
+        path = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment = os.environ | {"PYTHONPATH": path}
         flags = ["-m"] if sweep else []
         with (self.folder / "printed.log").open("w") as printed:
             return subprocess.Popen(

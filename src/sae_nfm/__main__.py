@@ -8,7 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from sae_nfm.errors import told_briefly
+from sae_nfm.errors import errors_of_a_study, told_briefly
 from sae_nfm.launch import run_job
 from sae_nfm.processes import end_with_parent
 from sae_nfm.schema import register
@@ -21,9 +21,10 @@ CONFIG_DIR = str(_HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parents[
 def _study(cfg: DictConfig) -> float | None:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return run_job(cfg)
-    from sae_nfm.study import run_study  # here, so that what only waits for a sweep's jobs does without torch
+    with errors_of_a_study():
+        from sae_nfm.study import run_study  # here, so that what only waits for a sweep's jobs needs no torch
 
-    return run_study(cfg)
+        return run_study(cfg)
 
 
 def main() -> None:

@@ -1,27 +1,29 @@
-"""Every place where the configuration becomes objects."""
+"""Every object that is built of the configuration."""
 
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
+from torch import nn
 
 from sae_nfm.data.activations import Pool
 from sae_nfm.data.cache import ActivationCache
 from sae_nfm.data.corpora import Corpus
 from sae_nfm.distributed import start_ranks
 from sae_nfm.evaluation.baselines import Baseline
-from sae_nfm.evaluation.conditions import FromMLP, FromParts, Reconstruction, WideSAE
+from sae_nfm.evaluation.conditions import FromMLP, FromParts, Planted, Reconstruction, WideSAE
 from sae_nfm.evaluation.task import Condition
 from sae_nfm.evaluation.task import conditions as build_conditions
 from sae_nfm.lm import LanguageModel, Site
 from sae_nfm.models.nfm import NeuralFactorizationMachine
 from sae_nfm.models.plant import Plant
 from sae_nfm.models.sae import TopKSAE
+from sae_nfm.nodes import made, tried, typed
 from sae_nfm.ranks import Ranks
 from sae_nfm.schema import plain as plain
 from sae_nfm.schema import register as register
+from sae_nfm.settings import NotAllowed
 from sae_nfm.tracking.trackers import Tracker
 from sae_nfm.training.objectives import Reconstruction as ReconstructionObjective
 from sae_nfm.training.schedule import Schedule
@@ -33,9 +35,12 @@ _HOW = ("precision", "deterministic", "benchmark", "plugins")
 
 
 def language_model(cfg: DictConfig) -> LanguageModel:
-    """The frozen model, checked to have the site and the context length."""
-    lm = instantiate(cfg.lm)
+    """The frozen model, checked to have the site, the context length and the tokens that are asked for."""
+    lm: LanguageModel = made(cfg.lm)
     lm.check(site(cfg), cfg.context)
+    if cfg.evaluation.top_n > lm.d_vocab:
+        allowed = f"0 to {lm.d_vocab}, the tokens of {lm.path}"
+        raise NotAllowed("evaluation.top_n", cfg.evaluation.top_n, allowed)
     return lm
 
 
@@ -46,37 +51,37 @@ def site(cfg: DictConfig) -> Site:
 
 def corpus(cfg: DictConfig) -> Corpus:
     """The documents."""
-    return instantiate(cfg.corpus)
+    return made(cfg.corpus)
 
 
 def activation_cache(cfg: DictConfig) -> ActivationCache | None:
     """How training activations are kept on disk; None where they are not."""
-    return None if cfg.activations is None else instantiate(cfg.activations)
+    return None if cfg.activations is None else made(cfg.activations)
 
 
 def sae(node: DictConfig, d_in: int) -> TopKSAE:
     """An untrained SAE."""
-    return instantiate(node, d_in=d_in)
+    return made(node, d_in=d_in)
 
 
 def nfm(node: DictConfig, d_sae: int, d_out: int) -> NeuralFactorizationMachine:
     """An untrained NFM over an SAE's latents."""
-    return instantiate(node, d_sae=d_sae, d_out=d_out)
+    return made(node, d_sae=d_sae, d_out=d_out)
 
 
 def plant(cfg: DictConfig) -> Plant | None:
     """What is planted in place of the SAE's residual, not yet fitted; None for real activations."""
-    return None if cfg.plant is None else instantiate(cfg.plant)
+    return None if cfg.plant is None else made(cfg.plant)
 
 
 def objective(cfg: DictConfig) -> ReconstructionObjective:
     """The loss of both stages."""
-    return instantiate(cfg.objective)
+    return made(cfg.objective)
 
 
 def optimizer(node: DictConfig) -> OptimizerFactory:
     """An optimizer that lacks its parameters."""
-    return instantiate(node)
+    return made(node)
 
 
 def pool(cfg: DictConfig) -> Pool:
@@ -88,61 +93,67 @@ def schedule(cfg: DictConfig, setting: str, rounds: int = 1) -> Schedule:
     """The learning rate over as many whole batches as a number of tokens holds, so many rounds of it.
 
     Raises:
-        ValueError: there are too few tokens for one batch.
+        NotAllowed: there are too few tokens for one batch.
     """
     num_tokens = cfg[setting]
     if num_tokens < cfg.batch_tokens:
-        raise ValueError(
-            f"{setting}={num_tokens}: allowed are whole numbers from batch_tokens={cfg.batch_tokens}"
-        )
+        raise NotAllowed(setting, num_tokens, f"whole numbers from batch_tokens={cfg.batch_tokens}")
     return Schedule(rounds * (num_tokens // cfg.batch_tokens), cfg.warmup, cfg.decay)
 
 
 def conditions(cfg: DictConfig) -> list[Condition]:
     """What the evaluation splices in."""
     baselines: dict[str, Baseline] = _named(cfg.evaluation, "baselines", "baseline")
-    made = reconstructions(cfg)
+    chosen = reconstructions(cfg)
     known = cfg.evaluation.reconstructions
     if unknown := [name for name in cfg.evaluation.matched if name not in known]:
-        raise ValueError(
-            f"evaluation.matched={unknown}: allowed are evaluation.reconstructions={list(known)}"
-        )
-    matched = [name for name in cfg.evaluation.matched if name in made]
-    return build_conditions(list(made), baselines, matched, cfg.evaluation.draws)
+        raise NotAllowed("evaluation.matched", unknown, f"evaluation.reconstructions={list(known)}")
+    matched = [name for name in cfg.evaluation.matched if name in chosen]
+    return build_conditions(list(chosen), baselines, matched, cfg.evaluation.draws)
 
 
 def reconstructions(cfg: DictConfig) -> dict[str, Reconstruction]:
-    """The reconstructions that the evaluation names, without those that need an NFM where there is none."""
+    """The reconstructions that the evaluation names, without those whose NFM or plant there is not."""
     named = _named(cfg.evaluation, "reconstructions", "reconstruction")
-    return {name: made for name, made in named.items() if cfg.nfm is not None or not _needs_nfm(made)}
+    found = {
+        name: each
+        for name, each in named.items()
+        if (cfg.nfm is not None or not _needs_nfm(each))
+        and (cfg.plant is not None or not isinstance(each, Planted))
+    }
+    if not found:
+        allowed = "lists with one that needs neither an NFM nor a plant, where there is none"
+        raise NotAllowed("evaluation.reconstructions", list(named), allowed)
+    return found
 
 
-def _needs_nfm(made: Reconstruction) -> bool:
+def _needs_nfm(each: Reconstruction) -> bool:
     """Whether a reconstruction is made of an NFM's parts, or sized by an NFM."""
-    if isinstance(made, FromParts):
-        return bool(made.add)
-    return isinstance(made, WideSAE) or (isinstance(made, FromMLP) and made.d_hidden is None)
+    if isinstance(each, FromParts):
+        return bool(each.add)
+    return isinstance(each, WideSAE) or (isinstance(each, FromMLP) and each.d_hidden is None)
 
 
 def _named(evaluation: DictConfig, chosen: str, definitions: str) -> dict[str, Any]:
     available = evaluation[definitions]
     if unknown := [name for name in evaluation[chosen] if name not in available]:
-        raise ValueError(f"evaluation.{chosen}={unknown}: allowed are {', '.join(available)}")
-    return {name: instantiate(available[name]) for name in evaluation[chosen]}
+        raise NotAllowed(f"evaluation.{chosen}", unknown, list(available))
+    return {name: made(available[name]) for name in evaluation[chosen]}
 
 
 def trainer_spec(cfg: DictConfig) -> dict[str, Any]:
     """What of the trainer's settings changes weights, as opposed to where they are trained.
 
     Raises:
-        ValueError: a setting is the study's own, or would train on other steps than are recorded.
+        NotAllowed: a setting is the study's own, or would train on other steps than are recorded.
     """
     settings = {name: value for name, value in plain(cfg.trainer).items() if not name.startswith("_")}
     if refused := sorted(set(settings) - set(_WHERE) - set(_HOW)):
-        raise ValueError(
-            f"trainer.{refused[0]}={settings[refused[0]]}: allowed settings of the trainer are "
-            f"{', '.join((*_WHERE, *_HOW))}; a study's length, its batches and its validations are "
-            "settings of their own"
+        raise NotAllowed(
+            f"trainer.{refused[0]}",
+            settings[refused[0]],
+            ", ".join((*_WHERE, *_HOW)),
+            "a study's length, its batches and its validations are settings of their own",
         )
     return {name: settings[name] for name in _HOW if name in settings}
 
@@ -150,7 +161,7 @@ def trainer_spec(cfg: DictConfig) -> dict[str, Any]:
 def run(cfg: DictConfig, tracker: Tracker) -> Run:
     """How the stages are run."""
     return Run(
-        trainer=instantiate(cfg.trainer),
+        trainer=made(cfg.trainer),
         logger=tracker.stage,
         gradient_clip=cfg.gradient_clip,
         checkpoint_every=cfg.checkpoint_every,
@@ -159,37 +170,32 @@ def run(cfg: DictConfig, tracker: Tracker) -> Run:
 
 
 def ranks(cfg: DictConfig) -> Ranks:
-    """The processes that the trainer asks for, started."""
+    """The processes that the trainer asks for, started.
+
+    Raises:
+        NotAllowed: the trainer's settings are none that Lightning or this machine can do.
+    """
     trainer = cfg.trainer
+    allowed = "what Lightning takes on this machine; trainer=cpu does on every one"
+    tried(trainer, lambda make: make(logger=False, enable_checkpointing=False), allowed)
     return start_ranks(trainer.accelerator, trainer.devices, trainer.num_nodes, str(trainer.strategy))
 
 
 def tracker(cfg: DictConfig, folder: Path, choices: dict[str, Any]) -> Tracker:
     """Where curves and the result go beside the run folder's own files."""
-    make = instantiate(cfg.logger) or Tracker
+    make = Tracker if cfg.logger is None else made(cfg.logger)
     return make(folder=folder, choices=choices, settings=plain(cfg))
 
 
-def check(cfg: DictConfig) -> None:
-    """Build once what is cheap to build, so that a wrong setting is named before hours of training.
+def check(cfg: DictConfig) -> DictConfig:
+    """The configuration in the types that its parts ask for, once all is known to be allowed.
+
+    What is cheap to build is built, so that a wrong setting is named before hours of training.
 
     Raises:
-        ValueError: a setting is not allowed; the message names it.
+        NotAllowed: a setting is not.
     """
-    missing = sorted(OmegaConf.missing_keys(cfg))
-    if missing:
-        raise ValueError(f"{missing[0]}: it has no value; give it one, as in {missing[0]}=VALUE")
-    for setting in (
-        "train_tokens",
-        "nfm_train_tokens",
-        "linear_tokens",
-        "eval_tokens",
-        "lm_batch",
-        "validation_tokens",
-        "validations",
-    ):
-        if cfg[setting] < 1:
-            raise ValueError(f"{setting}={cfg[setting]}: allowed are whole numbers from 1")
+    cfg = typed(cfg)
     trainer_spec(cfg)
     activation_cache(cfg)
     pool(cfg)
@@ -202,8 +208,6 @@ def check(cfg: DictConfig) -> None:
     objective(cfg)
     conditions(cfg)
     plant(cfg)
-    for setting, allowed in (("bos", ("keep", "patch")), ("replace", ("all", "single"))):
-        if cfg.evaluation[setting] not in allowed:
-            raise ValueError(
-                f"evaluation.{setting}={cfg.evaluation[setting]}: allowed are {', '.join(allowed)}"
-            )
+    for node in (cfg.sae_optimizer, cfg.nfm_optimizer):
+        tried(node, lambda make: make([nn.Parameter(torch.zeros(1))]), f"what {node._target_} takes")
+    return cfg

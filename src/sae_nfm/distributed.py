@@ -57,8 +57,8 @@ class DistributedRanks(Ranks):
         return message[0]
 
     def check_equal(self, fingerprint: str) -> None:
-        """Raise a `ValueError` if not every process composed the same settings."""
+        """Raise an error if not every process composed the same settings."""
         found: list[Any] = [None] * self.world_size
         dist.all_gather_object(found, fingerprint, group=self._group)
         if len(set(found)) > 1:
-            raise ValueError(f"{self.world_size} processes with settings of their own: {', '.join(found)}")
+            raise RuntimeError(f"{self.world_size} processes with settings of their own: {', '.join(found)}")

@@ -94,10 +94,9 @@ def same_study(settings: dict[str, Any], others: dict[str, Any]) -> bool:
     return _what(settings) == _what(others)
 
 
-def _what(settings: dict[str, Any]) -> str:
+def _what(settings: dict[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in settings.items() if name not in _HOW_NOT_WHAT}
-    kept["precision"] = settings["trainer"]["precision"]
-    return json.dumps(kept, sort_keys=True)
+    return kept | {"precision": settings["trainer"]["precision"]}
 
 
 def folder_name(overrides: str) -> str:

@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 
 from sae_nfm.jobs import DONE, FAILED, REUSED, UNFINISHED, Job, Outcome, same_study
 from sae_nfm.processes import ENDS_WITH, raise_when_terminated
-from sae_nfm.schema import plain
+from sae_nfm.schema import given, plain
 
 log = logging.getLogger(__name__)
 _PASSED_ON = ("hydra.searchpath=", "hydra.verbose=")
@@ -75,7 +75,7 @@ def _command(hydra: HydraConf, job: Job) -> list[str]:
     return [
         *(sys.executable, "-m", "sae_nfm", name),
         *directories,
-        *hydra.overrides.task,
+        *given(hydra.overrides.task),
         *passed_on,
         *own,
     ]

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from sae_nfm.hashes import file_hash
 from sae_nfm.schema import ASSETS as ASSETS
+from sae_nfm.settings import NotAllowed, checked
 
 HOOKS = ("resid_pre", "resid_post", "mlp_out", "attn_out")
 DTYPES = {
@@ -64,6 +65,7 @@ class _PassThrough(nn.Module):
         return getattr(self.__dict__["_layer"][0], name)
 
 
+@checked
 class LanguageModel:
     """A frozen causal LM behind TransformerLens's `TransformerBridge`, in eval mode, without gradients.
 
@@ -74,9 +76,7 @@ class LanguageModel:
         dtype: `float32`, `float64`, `bfloat16` or `float16`.
     """
 
-    def __init__(self, path: str, dtype: str) -> None:
-        if dtype not in DTYPES:
-            raise ValueError(f"lm.dtype={dtype}: allowed are {', '.join(DTYPES)}")
+    def __init__(self, path: str, dtype: Literal["float32", "float64", "bfloat16", "float16"]) -> None:
         self.path, self.dtype = path, dtype
         self.bridge = _boot(path, DTYPES[dtype])
         self.bridge.eval().requires_grad_(False)
@@ -112,13 +112,13 @@ class LanguageModel:
         return {"files": {p.name: file_hash(p) for p in files}, "dtype": self.dtype}
 
     def check(self, site: Site, context: int) -> None:
-        """Raise a `ValueError` that lists what the model has, if it lacks the site or the context length."""
+        """Raise a `NotAllowed` that lists what the model has, if it lacks the site or the context length."""
         if site.hook not in HOOKS:
-            raise ValueError(f"hook={site.hook}: allowed are {', '.join(HOOKS)}")
+            raise NotAllowed("hook", site.hook, HOOKS)
         if not 0 <= site.layer < self.n_layers:
-            raise ValueError(f"layer={site.layer}: {self.path} has layers 0 to {self.n_layers - 1}")
+            raise NotAllowed("layer", site.layer, f"0 to {self.n_layers - 1}, the layers of {self.path}")
         if not 2 <= context <= self.n_ctx:
-            raise ValueError(f"context={context}: {self.path} takes 2 to {self.n_ctx} tokens")
+            raise NotAllowed("context", context, f"2 to {self.n_ctx}, the tokens that {self.path} takes")
 
     @torch.no_grad()
     def prefix(self, tokens: Int64[Tensor, "block pos"], site: Site) -> Prefix:
@@ -212,14 +212,15 @@ def _boot(path: str, dtype: torch.dtype) -> TransformerBridge:
     transformers_logging.disable_progress_bar()
     logging.getLogger("transformer_lens").setLevel(logging.ERROR)
     if path.startswith((".", "/", "~")) and not Path(path).expanduser().is_dir():
-        raise ValueError(
-            f"lm.path={path}: no such folder; allowed are a Hugging Face model name or a local folder"
-        )
+        raise NotAllowed("path", path, "a Hugging Face model name or a local folder", "no such folder")
     try:
         return TransformerBridge.boot_transformers(path, device="cpu", dtype=dtype)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"lm.path={path}: cannot be loaded ({reason}); allowed are a Hugging Face model name that can be "
-            "reached or is in the local cache, or a local folder in that format"
+        raise NotAllowed(
+            "path",
+            path,
+            "a Hugging Face model name that can be reached or is in the local cache, or a local folder in "
+            "that format",
+            f"cannot be loaded ({reason})",
         ) from error

@@ -24,4 +24,4 @@ class Ranks:
         return compute()
 
     def check_equal(self, fingerprint: str) -> None:
-        """Raise a `ValueError` if not every process composed the same settings."""
+        """Raise an error if not every process composed the same settings."""

@@ -2,72 +2,115 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, OmegaConf
+from omegaconf import OmegaConf
+from pydantic import AfterValidator, Field
 
 from sae_nfm.jobs import folder_name
+from sae_nfm.settings import Count, Fraction, Natural, NonNegative, Several
 
 ASSETS = Path(__file__).parent / "assets"
+
+
+def _whole(part: dict[str, Any]) -> dict[str, Any]:
+    if "_target_" not in part:
+        raise ValueError("settings of nothing")
+    return part
+
+
+Part = Annotated[
+    dict[str, Any],
+    AfterValidator(_whole),
+    Field(
+        description="settings with a _target_, as in the files of its folder of conf/ (what another choice, "
+        "such as nfm=none, has taken away has no settings)"
+    ),
+]
+"""What becomes an object."""
 
 
 @dataclass
 class Splits:
     """Fractions of the documents that are held out."""
 
-    validation: float = MISSING
-    test: float = MISSING
+    validation: Fraction
+    test: Fraction
+
+
+@dataclass
+class EvaluationConfig:
+    """How dictionaries are judged; `conf/evaluation/default.yaml` says what the settings mean."""
+
+    reconstructions: list[str]
+    baselines: list[str]
+    matched: list[str]
+    draws: Count
+    bos: Literal["keep", "patch"]
+    replace: Literal["all", "single"]
+    position: Count
+    top_n: Natural
+    save_tokens: bool
+    batch_size: Count
+    rows: Count | None
+    covariance_tokens: Several
+    bank_tokens: Several
+    reconstruction: dict[str, Part]
+    baseline: dict[str, Part]
 
 
 @dataclass
 class StudyConfig:
     """Everything a study is made of; `conf/study.yaml` gives the values and says what they mean."""
 
-    name: str = MISSING
-    seed: int = MISSING
-    lm: Any = MISSING
-    corpus: Any = MISSING
-    activations: Any = MISSING
-    splits: Splits = MISSING
-    max_tokens: int | None = MISSING
-    layer: int = MISSING
-    hook: str = MISSING
-    context: int = MISSING
-    normalizer: str = MISSING
-    sae: Any = MISSING
-    nfm: Any = MISSING
-    objective: Any = MISSING
-    sae_optimizer: Any = MISSING
-    nfm_optimizer: Any = MISSING
-    train_tokens: int = MISSING
-    nfm_train_tokens: int = MISSING
-    batch_tokens: int = MISSING
-    pool_tokens: int = MISSING
-    validation_tokens: int = MISSING
-    lm_batch: int = MISSING
-    warmup: float = MISSING
-    decay: float = MISSING
-    gradient_clip: float = MISSING
-    dead_after: int = MISSING
-    checkpoint_every: int = MISSING
-    validations: int = MISSING
-    plant: Any = MISSING
-    linear_tokens: int = MISSING
-    evaluation: Any = MISSING
-    eval_tokens: int = MISSING
-    trainer: Any = MISSING
-    logger: Any = MISSING
-    artifacts: str = MISSING
-    verify: bool = MISSING
-    optimize: str = MISSING
+    name: str
+    seed: Natural
+    lm: Part
+    corpus: Part
+    activations: Part | None
+    splits: Splits
+    max_tokens: Count | None
+    layer: Natural
+    hook: str
+    context: Several
+    normalizer: Literal["scalar", "per_dimension", "none"]
+    sae: Part
+    nfm: Part | None
+    objective: Part
+    sae_optimizer: Part
+    nfm_optimizer: Part
+    train_tokens: Count
+    nfm_train_tokens: Count
+    batch_tokens: Several
+    pool_tokens: Count
+    validation_tokens: Count
+    lm_batch: Count
+    warmup: Fraction
+    decay: Fraction
+    gradient_clip: NonNegative
+    dead_after: Count
+    checkpoint_every: Count
+    validations: Count
+    plant: Part | None
+    linear_tokens: Count
+    evaluation: EvaluationConfig
+    eval_tokens: Count
+    trainer: Part
+    logger: Part | None
+    artifacts: str
+    verify: bool
+    optimize: str
 
 
 def register() -> None:
-    """Make the schema known to Hydra, and the interpolations `asset` and `folder_name` to OmegaConf."""
-    ConfigStore.instance().store(name="schema", node=StudyConfig)
+    """Make the interpolations `asset` and `folder_name` known to OmegaConf."""
     OmegaConf.register_new_resolver("asset", lambda name: str(ASSETS / name), replace=True)
     OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+
+
+def given(overrides: Any) -> list[str]:
+    """Overrides as they were typed: Hydra's list would resolve their interpolations, and against its own."""
+    return [str(override) for override in OmegaConf.to_container(overrides) or []]
 
 
 def plain(node: Any) -> Any:

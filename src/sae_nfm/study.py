@@ -21,6 +21,8 @@ from sae_nfm.evaluation.task import Condition, EvaluationTask, Settings
 from sae_nfm.models.autoencoder import Autoencoder
 from sae_nfm.report.html import write_report
 from sae_nfm.report.tables import print_ratios
+from sae_nfm.schema import given
+from sae_nfm.settings import NotAllowed
 from sae_nfm.site_activations import SiteActivations
 from sae_nfm.store import Store, fingerprint, write_atomically
 from sae_nfm.tracking.trackers import Tracker
@@ -36,9 +38,8 @@ def run_study(cfg: DictConfig) -> None:
     """Run the study that Hydra composed, in its output folder."""
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
-    command = shlex.join(["python", "-m", "sae_nfm", *hydra.overrides.task])
+    command = shlex.join(["python", "-m", "sae_nfm", *given(hydra.overrides.task)])
     choices = {name: choice for name, choice in hydra.runtime.choices.items() if "hydra" not in name}
-    rank_zero_only(write_atomically)(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     logging.captureWarnings(True)
     logging.getLogger("py.warnings").setLevel(logging.ERROR)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -68,7 +69,8 @@ class Study:
     def run(self) -> dict[str, Any]:
         """Make or reuse what the study needs, evaluate it, and write the result and the report."""
         started = time.perf_counter()
-        config.check(self.cfg)
+        self.cfg = config.check(self.cfg)
+        rank_zero_only(write_atomically)(self.folder / "config.yaml", OmegaConf.to_yaml(self.cfg))
         self.ranks = config.ranks(self.cfg)
         settings = fingerprint({"settings": config.plain(self.cfg)})
         log.info("process %d of %d, settings %s", self.ranks.rank + 1, self.ranks.world_size, settings)
@@ -96,7 +98,7 @@ class Study:
         """What will be scored, looked at before anything is trained.
 
         Raises:
-            ValueError: it is all of one document, so that nothing could be said about the spread.
+            NotAllowed: it is all of one document, so that nothing could be said about the spread.
         """
         cfg, evaluation = self.cfg, self.cfg.evaluation
         scored = ScoredBlocks(
@@ -112,10 +114,9 @@ class Study:
                 "eval_tokens=%d: the test split holds %d, which are used", cfg.eval_tokens, scored.num_tokens
             )
         if scored.is_one_document():
-            raise ValueError(
-                f"eval_tokens={cfg.eval_tokens}: the scored tokens come from 1 document; allowed are so many "
-                f"that they come from 2 or more, and for intervals to be right from {FEW_DOCUMENTS}"
-            )
+            allowed = f"so many that they come from 2, and for intervals to be right from {FEW_DOCUMENTS}"
+            because = "the scored tokens come from 1 document"
+            raise NotAllowed("eval_tokens", cfg.eval_tokens, allowed, because)
         return scored
 
     def controls(self, autoencoder: Autoencoder) -> dict[str, Reconstruction]:

@@ -149,8 +149,8 @@ def test_another_seed_deals_another_order(blocks):
     [
         (100, 30, ["pool_tokens=100", "batch_tokens=30"]),
         (20, 30, ["pool_tokens=20", "batch_tokens=30"]),
-        (0, 30, ["pool_tokens=0", "batch_tokens=30"]),
-        (30, 0, ["batch_tokens=0"]),
+        (0, 30, ["tokens=0", "from 1"]),
+        (30, 0, ["batch=0", "from 2"]),
     ],
 )
 def test_sizes_that_do_not_fit_are_named(tokens, batch, words):

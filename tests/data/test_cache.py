@@ -107,9 +107,9 @@ def test_a_changed_shard_is_refused(lm, splits, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"dtype": "float16"}, r"activations\.dtype=float16: allowed are bfloat16, float32"),
-        ({"tokens": 0}, r"activations\.tokens=0"),
-        ({"shard_bytes": 0}, r"activations\.shard_bytes=0"),
+        ({"dtype": "float16"}, "dtype=float16: allowed are bfloat16, float32"),
+        ({"tokens": 0}, "tokens=0: allowed are null and whole numbers from 1"),
+        ({"shard_bytes": 0}, "shard_bytes=0: allowed are whole numbers from 1"),
     ],
 )
 def test_settings_out_of_range_are_named(settings, named):

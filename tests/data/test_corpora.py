@@ -123,20 +123,31 @@ def test_text_signature_follows_content_and_rule_but_not_the_place(tmp_path):
 def test_errors_of_a_text_corpus_name_the_key_and_what_is_allowed(tmp_path):
     (tmp_path / "latin.txt").write_bytes("é".encode("latin-1"))
     (tmp_path / "empty.txt").write_text(" \n\n")
-    with pytest.raises(
-        ValueError, match=r"corpus\.path=.*none\*\.txt matches no file .*allowed: a text file"
-    ):
+    with pytest.raises(ValueError, match=r"path=.*none\*\.txt: it matches no file .*allowed are a text file"):
         text_corpus(tmp_path / "none*.txt")
     with pytest.raises(ValueError, match=r"corpus\.path=.*latin\.txt is not UTF-8 text .*allowed"):
         texts(text_corpus(tmp_path / "latin.txt"))
-    with pytest.raises(ValueError, match=r"corpus\.path=.*empty\.txt holds no document; allowed"):
+    with pytest.raises(ValueError, match=r"corpus\.path=.*empty\.txt: it holds no document; allowed"):
         texts(text_corpus(tmp_path / "empty.txt"))
-    with pytest.raises(ValueError, match=r"corpus\.document='page'; allowed: blank_line, heading, file"):
+    with pytest.raises(ValueError, match="document=page: allowed are blank_line, heading, file"):
         text_corpus(tmp_path / "empty.txt", document="page")
-    with pytest.raises(ValueError, match=r"corpus\.separator='' is empty; allowed"):
+    with pytest.raises(ValueError, match='separator="": allowed are null and text'):
         text_corpus(tmp_path / "empty.txt", separator="")
-    with pytest.raises(ValueError, match=r"corpus\.heading=\( .*allowed"):
+    with pytest.raises(ValueError, match=r"heading=\(: .*allowed are regular expressions"):
         TextCorpus(str(tmp_path / "empty.txt"), None, "heading", "(")
+
+
+def test_a_separator_that_no_file_holds_is_named_and_one_that_some_hold_is_not(tmp_path, monkeypatch):
+    monkeypatch.setattr("sae_nfm.data.corpora._CHUNK", 4)  # the separator lies across two reads
+    (tmp_path / "a.txt").write_text("one document")
+    (tmp_path / "b.txt").write_text("two<eos>documents")
+    assert len(texts(text_corpus(tmp_path / "*.txt", separator="<eos>"))) == 3
+    with pytest.raises(
+        ValueError, match=r"corpus\.separator=<end>: it is nowhere in the 2 files .*document=file"
+    ):
+        texts(text_corpus(tmp_path / "*.txt", separator="<end>"))
+    with pytest.raises(ValueError, match=r"corpus\.separator=<eos>: it is nowhere in the 1 files"):
+        texts(text_corpus(tmp_path / "a.txt", separator="<eos>"))
 
 
 def test_docstrings_are_read_without_importing(package):
@@ -167,7 +178,9 @@ def test_docstrings_of_a_real_package_and_of_none():
     documents = list(corpus.documents())
     assert len(documents) > 20
     assert all(len(document.text) > 200 for document in documents)
-    with pytest.raises(ValueError, match=r"corpus\.packages=\['not_installed'\] holds no document; allowed"):
+    with pytest.raises(
+        ValueError, match=r"corpus\.packages=\['not_installed'\]: it holds no document; allowed"
+    ):
         texts(DocstringCorpus(["not_installed"], min_chars=200))
 
 
@@ -209,13 +222,13 @@ def test_errors_of_a_dataset_name_the_key_and_what_is_allowed(tmp_path, monkeypa
         raise ConnectionError("Couldn't reach 'someone/something' on the Hub\nand a long story")
 
     (tmp_path / "a.txt").write_text("x")
-    with pytest.raises(ValueError, match=r"corpus\.text_column=body is no column of .*; allowed: text"):
+    with pytest.raises(ValueError, match=r"corpus\.text_column=body: it is no column .*; allowed are text"):
         texts(hub_corpus(tmp_path, text_column="body"))
-    with pytest.raises(ValueError, match=r"corpus\.path=.* cannot be loaded: Bad split"):
+    with pytest.raises(ValueError, match=r"corpus\.path=.*: it cannot be loaded: Bad split"):
         texts(hub_corpus(tmp_path, split="nothing"))
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
     with pytest.raises(
-        ValueError, match=r"corpus\.path=someone/something cannot .*\nallowed: .* hub"
+        ValueError, match=r"corpus\.path=someone/something: it cannot .*; allowed are .* hub"
     ) as error:
         texts(hub_corpus("someone/something"))
-    assert str(error.value).count("\n") == 1
+    assert "long story" not in str(error.value)

@@ -72,7 +72,7 @@ def test_theta_keeps_the_cosine_and_the_norm_asked_for(norm):
 
 
 def test_theta_refuses_another_norm():
-    with pytest.raises(ValueError, match=r"theta\.norm=y: allowed are x, reconstruction"):
+    with pytest.raises(ValueError, match="norm=y: allowed are x, reconstruction"):
         Theta("y")
 
 

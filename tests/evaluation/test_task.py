@@ -280,8 +280,3 @@ def test_the_evaluation_has_no_weights_of_the_model_and_leaves_the_dictionary_al
 
 def test_it_is_timed(run):
     assert run.task.seconds > 0
-
-
-def test_without_draws_there_is_no_evaluation():
-    with pytest.raises(ValueError, match=r"evaluation\.draws=0: allowed are whole numbers from 1"):
-        conditions(["sae"], BASELINES, ["sae"], draws=0)

@@ -109,7 +109,7 @@ def test_where_a_factor_finds_no_room_conjugate_gradients_find_the_same(monkeypa
 def test_equations_that_do_not_fit_are_refused_before_anything_is_summed(monkeypatch):
     monkeypatch.setattr(least_squares, "free_bytes", lambda device: 8 * 1000**2)
     NormalEquations(999, D_IN, True, torch.device("cpu"))
-    with pytest.raises(ValueError, match=r"sae\.d_sae=1000: .* take 0\.0 GB on cpu, .* up to 1,000 latents"):
+    with pytest.raises(ValueError, match=r"sae\.d_sae=1000: .* take 0\.0 GB on cpu, .* up to 1000 latents"):
         NormalEquations(1000, D_IN, True, torch.device("cpu"))
 
 

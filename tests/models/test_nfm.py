@@ -198,17 +198,17 @@ def test_dropout_acts_in_training_only_and_on_the_interaction_only():
     [
         (
             {"linear": False, "bias": False, "interaction": False},
-            ["nfm.linear", "nfm.bias", "nfm.interaction"],
+            ["linear", "bias", "interaction"],
         ),
-        ({"linear": False, "bias": False, "order": 1}, ["nfm.linear", "nfm.order=1"]),
-        ({"fit_k": 0}, ["nfm.fit_k=0"]),
-        ({"order": 5}, ["nfm.order=5", "1, 2, 3, 4"]),
-        ({"order": 0}, ["nfm.order=0", "1, 2, 3, 4"]),
-        ({"d_embed": 0}, ["nfm.d_embed=0"]),
-        ({"embed_std": 0}, ["nfm.embed_std=0"]),
-        ({"dropout": 1.0}, ["nfm.dropout=1.0"]),
-        ({"dropout": -0.1}, ["nfm.dropout=-0.1"]),
-        ({"fit": "apart"}, ["nfm.fit=apart", "together, linear_then_interaction"]),
+        ({"linear": False, "bias": False, "order": 1}, ["linear", "order=1"]),
+        ({"fit_k": 0}, ["fit_k=0"]),
+        ({"order": 5}, ["order=5", "1, 2, 3, 4"]),
+        ({"order": 0}, ["order=0", "1, 2, 3, 4"]),
+        ({"d_embed": 0}, ["d_embed=0"]),
+        ({"embed_std": 0}, ["embed_std=0"]),
+        ({"dropout": 1.0}, ["dropout=1.0"]),
+        ({"dropout": -0.1}, ["dropout=-0.1"]),
+        ({"fit": "apart"}, ["fit=apart", "together, linear_then_interaction"]),
     ],
 )
 def test_settings_that_leave_nothing_to_train_or_are_out_of_range_are_named(settings, words):

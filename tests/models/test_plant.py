@@ -90,7 +90,7 @@ def test_what_was_fitted_is_restored_from_its_state():
 
 
 def test_bad_settings_are_named():
-    with pytest.raises(ValueError, match=r"plant\.kind=squares: allowed are pairs, triples, linear, none"):
+    with pytest.raises(ValueError, match="kind=squares: allowed are pairs, triples, linear, none"):
         Plant("squares", 4, 1.0, 0.1)
     lonely = Codes(torch.ones(10, 1), torch.arange(10).unsqueeze(1))
     with pytest.raises(ValueError, match="no 2 latents fire together"):

@@ -161,10 +161,10 @@ def test_initialize_scales_the_encoder_so_that_no_other_scale_reconstructs_bette
 @pytest.mark.parametrize(
     ("d_sae", "k", "b_dec_init", "words"),
     [
-        (8, 9, "zero", ["sae.k=9", "sae.d_sae=8"]),
-        (8, 0, "zero", ["sae.k=0", "sae.d_sae=8"]),
-        (0, 1, "zero", ["sae.d_sae=0"]),
-        (8, 2, "middle", ["sae.b_dec_init=middle", "geometric_median", "mean", "zero"]),
+        (8, 9, "zero", ["k=9", "1 to d_sae=8"]),
+        (8, 0, "zero", ["k=0", "whole numbers from 1"]),
+        (0, 1, "zero", ["d_sae=0", "whole numbers from 1"]),
+        (8, 2, "middle", ["b_dec_init=middle", "geometric_median", "mean", "zero"]),
     ],
 )
 def test_a_setting_out_of_range_is_named_with_what_is_allowed(d_sae, k, b_dec_init, words):

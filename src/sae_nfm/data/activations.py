@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from sae_nfm.data.tokens import TokenBlocks
 from sae_nfm.lm import LanguageModel, Site
+from sae_nfm.settings import Count, NotAllowed, Several, checked
 
 
 class ActivationSequence:
@@ -77,6 +78,7 @@ class ActivationStream(ActivationSequence):
         return self._round[1:]
 
 
+@checked
 @dataclass(frozen=True)
 class Pool:
     """How activations are mixed: `tokens` of them are drawn at a time, shuffled, and dealt out in batches.
@@ -86,14 +88,12 @@ class Pool:
         batch: tokens per training step over all processes; divides `tokens`.
     """
 
-    tokens: int
-    batch: int
+    tokens: Count
+    batch: Several  # of one token there is no variance to explain
 
     def __post_init__(self) -> None:
-        if self.batch < 2:  # of one token there is no variance to explain
-            raise ValueError(f"batch_tokens={self.batch}: allowed are whole numbers from 2")
-        if self.tokens < self.batch or self.tokens % self.batch:
-            raise ValueError(f"pool_tokens={self.tokens}: allowed are multiples of batch_tokens={self.batch}")
+        if self.tokens % self.batch:
+            raise NotAllowed("pool_tokens", self.tokens, f"multiples of batch_tokens={self.batch}")
 
 
 class PooledBatches(IterableDataset):
@@ -114,10 +114,8 @@ class PooledBatches(IterableDataset):
         self, stream: ActivationSequence, pool: Pool, step: int, rank: int, world_size: int, seed: int
     ) -> None:
         if pool.batch % world_size or pool.batch < 2 * world_size:
-            raise ValueError(
-                f"batch_tokens={pool.batch}: allowed are multiples of the {world_size} processes, "
-                "2 tokens each or more"
-            )
+            allowed = f"multiples of the {world_size} processes, 2 tokens each or more"
+            raise NotAllowed("batch_tokens", pool.batch, allowed)
         self.stream, self.pool, self.step = stream, pool, step
         self.rank, self.world_size, self.seed = rank, world_size, seed
 

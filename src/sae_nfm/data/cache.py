@@ -4,6 +4,7 @@ import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,12 +13,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sae_nfm.data.activations import ActivationSequence, ActivationStream
+from sae_nfm.settings import Count, NotAllowed, checked
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 _CHUNK = 8192  # tokens that go through the prefix between two writes
 log = logging.getLogger(__name__)
 
 
+@checked
 class ActivationCache:
     """How training activations are kept: shards of raw numbers, mapped into memory when they are read.
 
@@ -27,16 +30,12 @@ class ActivationCache:
         shard_bytes: size of a shard.
 
     Raises:
-        ValueError: a setting is not allowed.
+        NotAllowed: a setting is not allowed.
     """
 
-    def __init__(self, dtype: str, tokens: int | None, shard_bytes: int) -> None:
-        if dtype not in DTYPES:
-            raise ValueError(f"activations.dtype={dtype}: allowed are {', '.join(DTYPES)}")
-        if tokens is not None and tokens < 1:
-            raise ValueError(f"activations.tokens={tokens}: allowed are null and whole numbers from 1")
-        if shard_bytes < 1:
-            raise ValueError(f"activations.shard_bytes={shard_bytes}: allowed are whole numbers from 1")
+    def __init__(
+        self, dtype: Literal["bfloat16", "float32"], tokens: Count | None, shard_bytes: Count
+    ) -> None:
         self.dtype, self.tokens, self.shard_bytes = DTYPES[dtype], tokens, shard_bytes
 
     def shard_tokens(self, d_model: int) -> int:
@@ -47,7 +46,7 @@ class ActivationCache:
         """Write the first tokens of a stream; shards that an interrupted call left are kept.
 
         Raises:
-            ValueError: the disk has too little room; nothing is written then.
+            NotAllowed: the disk has too little room; nothing is written then.
         """
         d_model = stream.lm.d_model
         size = self.shard_tokens(d_model)
@@ -65,10 +64,12 @@ class ActivationCache:
         what = f"{num_tokens:,} tokens of {d_model} {str(self.dtype).removeprefix('torch.')}s"
         log.info("activations: %s are %s on disk, in %s", what, _gib(needed), folder)
         if needed > free:
-            raise ValueError(
-                f"activations=cached: {what} are {_gib(needed)}, and {folder} has {_gib(free)} left;\n"
-                f"allowed are activations.tokens up to {free // per_token}, activations=streamed,\n"
-                "activations.dtype=bfloat16, or artifacts=DIR on a larger disk"
+            raise NotAllowed(
+                "activations",
+                "cached",
+                f"activations.tokens up to {free // per_token}, activations=streamed,\n"
+                "activations.dtype=bfloat16, or artifacts=DIR on a larger disk",
+                f"{what} are {_gib(needed)}, and {folder} has {_gib(free)} left",
             )
 
     def _write_shard(self, stream: ActivationStream, start: int, stop: int, path: Path, bar: tqdm) -> None:

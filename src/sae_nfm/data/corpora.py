@@ -5,13 +5,16 @@ import hashlib
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, TextIO
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, TextIO
 
 import datasets
 from datasets.exceptions import DatasetsError
+from pydantic import Field
 
 from sae_nfm.hashes import file_hash
+from sae_nfm.settings import NotAllowed, checked
 
 _CHUNK = 1 << 20  # characters read at a time
 
@@ -37,7 +40,7 @@ class Corpus(Protocol):
         """Yield every document, in an order that does not change.
 
         Raises:
-            ValueError: the corpus cannot be read or is empty.
+            NotAllowed: the corpus cannot be read or is empty.
         """
         ...
 
@@ -46,6 +49,7 @@ class Corpus(Protocol):
         ...
 
 
+@checked
 class TextCorpus:
     """Documents of UTF-8 text files, keyed by their own text, so that duplicates share a split.
 
@@ -57,22 +61,16 @@ class TextCorpus:
         heading: regular expression of a line that opens a document.
 
     Raises:
-        ValueError: a setting is not allowed or no file matches `path`.
+        NotAllowed: a setting is not allowed or no file matches `path`.
     """
 
     def __init__(
         self,
         path: str | Sequence[str],
-        separator: str | None,
+        separator: Annotated[str, Field(min_length=1, description="text that separates documents")] | None,
         document: Literal["blank_line", "heading", "file"],
         heading: str,
     ) -> None:
-        if separator == "":
-            raise ValueError(
-                "corpus.separator='' is empty; allowed: a string that separates documents, or null"
-            )
-        if document not in ("blank_line", "heading", "file"):
-            raise ValueError(f"corpus.document={document!r}; allowed: blank_line, heading, file")
         self.path = path
         self.separator = separator
         self.document = document
@@ -80,7 +78,19 @@ class TextCorpus:
         self.files = _matching_files(path)
 
     def documents(self) -> Iterator[Document]:
-        """Yield the documents file by file, the files in the order of their paths."""
+        """Yield the documents file by file, the files in the order of their paths.
+
+        Raises:
+            NotAllowed: a file is not UTF-8, there is no document, or no file holds the separator.
+        """
+        if self.separator is not None and not any(map(self._has_separator, self.files)):
+            raise NotAllowed(
+                "corpus.separator",
+                self.separator,
+                "text that is in one of them, and, where each file is a document, corpus.separator=null with "
+                "corpus.document=file",
+                f"it is nowhere in the {len(self.files)} files of corpus.path={self.path}",
+            )
         return at_least_one(self._documents(), "corpus.path", self.path)
 
     def signature(self) -> dict[str, Any]:
@@ -94,14 +104,22 @@ class TextCorpus:
 
     def _documents(self) -> Iterator[Document]:
         for path in self.files:
-            with path.open(encoding="utf-8-sig") as file:
-                try:
-                    yield from _keyed_by_text(self._texts(file))
-                except UnicodeDecodeError as error:
-                    raise ValueError(
-                        f"corpus.path={self.path}: {path} is not UTF-8 text ({error.reason}); "
-                        "allowed: text files in UTF-8"
-                    ) from None
+            with self._opened(path) as file:
+                yield from _keyed_by_text(self._texts(file))
+
+    def _has_separator(self, path: Path) -> bool:
+        assert self.separator is not None
+        with self._opened(path) as file:
+            return _holds(file, self.separator)
+
+    @contextmanager
+    def _opened(self, path: Path) -> Iterator[TextIO]:
+        with path.open(encoding="utf-8-sig") as file:
+            try:
+                yield file
+            except UnicodeDecodeError as error:
+                because = f"{path} is not UTF-8 text ({error.reason})"
+                raise NotAllowed("corpus.path", self.path, "text files in UTF-8", because) from None
 
     def _texts(self, file: TextIO) -> Iterable[str]:
         if self.separator is not None:
@@ -113,6 +131,7 @@ class TextCorpus:
         return [file.read()]
 
 
+@checked
 class HuggingFaceCorpus:
     """Documents of a dataset that `datasets` can load, from the hub or from local files.
 
@@ -183,10 +202,8 @@ class HuggingFaceCorpus:
     def _rows(self) -> Iterator[str]:
         for row in self._load():
             if self.text_column not in row:
-                raise ValueError(
-                    f"corpus.text_column={self.text_column} is no column of {self.path}; "
-                    f"allowed: {', '.join(row)}"
-                )
+                because = f"it is no column of {self.path}"
+                raise NotAllowed("corpus.text_column", self.text_column, list(row), because)
             yield row[self.text_column] or ""
 
     def _load(self) -> Iterable[Any]:
@@ -201,10 +218,12 @@ class HuggingFaceCorpus:
             )
         except (OSError, ValueError, DatasetsError) as error:
             reason = str(error).partition("\n")[0]
-            raise ValueError(
-                f"corpus.path={self.path} cannot be loaded: {reason}\n"
-                "allowed: a dataset of the Hugging Face hub (over the network, or from its cache by "
-                "corpus.streaming=false), or a local folder of parquet, jsonl, csv or text files"
+            raise NotAllowed(
+                "corpus.path",
+                self.path,
+                "datasets of the Hugging Face hub (over the network, or from its cache by "
+                "corpus.streaming=false), and local folders of parquet, jsonl, csv or text files",
+                f"it cannot be loaded: {reason}",
             ) from error
 
 
@@ -220,10 +239,10 @@ def _keyed_by_text(texts: Iterable[str]) -> Iterator[Document]:
 
 
 def at_least_one(documents: Iterator[Document], setting: str, value: object) -> Iterator[Document]:
-    """The same documents, or a `ValueError` that names the setting where there is none."""
+    """The same documents, or a `NotAllowed` that names the setting where there is none."""
     first = next(documents, None)
     if first is None:
-        raise ValueError(f"{setting}={value} holds no document; allowed: a corpus with some text in it")
+        raise NotAllowed(setting, value, "corpora with some text in them", "it holds no document")
     yield first
     yield from documents
 
@@ -232,9 +251,7 @@ def _compiled(heading: str) -> re.Pattern[str]:
     try:
         return re.compile(heading)
     except re.error as error:
-        raise ValueError(
-            f"corpus.heading={heading} ({error}); allowed: a regular expression of Python"
-        ) from None
+        raise NotAllowed("heading", heading, "regular expressions of Python", str(error)) from None
 
 
 def _glob(pattern: str) -> list[Path]:
@@ -248,9 +265,11 @@ def _matching_files(path: str | Sequence[str]) -> list[Path]:
     for pattern in [path] if isinstance(path, str) else path:
         found = _glob(str(Path(pattern).expanduser()))
         if not found:
-            raise ValueError(
-                f"corpus.path={pattern} matches no file (working directory: {Path.cwd()}); "
-                "allowed: a text file, a glob pattern such as 'texts/**/*.txt', or a list of them"
+            raise NotAllowed(
+                "path",
+                pattern,
+                "a text file, a glob pattern such as 'texts/**/*.txt', or a list of them",
+                f"it matches no file (working directory: {Path.cwd()})",
             )
         files += found
     return sorted(set(files))
@@ -262,6 +281,17 @@ def _split_at(file: TextIO, separator: str) -> Iterator[str]:
         *texts, rest = (rest + chunk).split(separator)
         yield from texts
     yield rest
+
+
+def _holds(file: TextIO, text: str) -> bool:
+    """Whether a text occurs in a file, which is read as far as that takes."""
+    rest = ""
+    while chunk := file.read(_CHUNK):
+        rest += chunk
+        if text in rest:
+            return True
+        rest = rest[max(0, len(rest) - len(text) + 1) :]
+    return False
 
 
 def _split_before(lines: Iterable[str], opens: Callable[[str], bool]) -> Iterator[str]:

@@ -18,6 +18,7 @@ from typing import Any
 from tqdm import tqdm
 
 from sae_nfm.data.corpora import Document, at_least_one, sha1
+from sae_nfm.settings import Natural, checked
 from sae_nfm.store import fingerprint
 
 STANDARD_LIBRARY = "stdlib"  # the name under which Python's own modules are read
@@ -28,6 +29,7 @@ _TEST_FILE = re.compile(r"test_.*|.*_test|conftest")
 log = logging.getLogger(__name__)
 
 
+@checked
 class DocstringCorpus:
     """Docstrings of installed Python packages: English technical prose that every installation has.
 
@@ -39,7 +41,7 @@ class DocstringCorpus:
         min_chars: only longer docstrings are taken.
     """
 
-    def __init__(self, packages: Sequence[str], min_chars: int) -> None:
+    def __init__(self, packages: Sequence[str], min_chars: Natural) -> None:
         self.packages = list(packages)
         self.min_chars = min_chars
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
 from sae_nfm.data.corpora import Corpus, Document
+from sae_nfm.settings import NotAllowed
 from sae_nfm.store import Store, fingerprint
 
 SPLITS = ("train", "validation", "test")
@@ -121,7 +122,7 @@ def prepare_tokens(
         The splits, and the spec that determines their documents and tokens.
 
     Raises:
-        ValueError: a setting is not allowed, or a split has too little text for a block.
+        NotAllowed: a setting is not allowed, or a split has too little text for a block.
     """
     _check(context, splits)
     spec = {
@@ -135,31 +136,35 @@ def prepare_tokens(
     blocks = TokenSplits(*(TokenBlocks(folder, split, context, spec["bos_id"]) for split in SPLITS))
     for split, found in zip(SPLITS, blocks, strict=True):
         if len(found) == 0:
-            raise ValueError(
-                f"corpus: split {split} holds {found.num_tokens} tokens ({found.num_documents} documents),\n"
-                f"too few for one block of context={context}; allowed: {context - 1} tokens or more.\n"
-                f"Change the corpus, the context, splits={dict(splits)} or max_tokens={max_tokens}"
+            raise NotAllowed(
+                "context",
+                context,
+                f"a context, a corpus, splits={dict(splits)} and\n"
+                f"max_tokens={max_tokens} that leave every split {context - 1} tokens or more",
+                f"split {split} holds {found.num_tokens} tokens ({found.num_documents} documents),\n"
+                "too few for one block",
             )
     return blocks, spec
 
 
 def _check(context: int, splits: Mapping[str, float]) -> None:
     if context < 2:
-        raise ValueError(f"context={context}; allowed: 2 or more, of which one is BOS")
+        raise NotAllowed("context", context, "whole numbers from 2, for one token is BOS")
     fractions = list(splits.values())
     if set(splits) != set(SPLITS[1:]) or min(fractions) <= 0 or sum(fractions) >= 1:
-        raise ValueError(
-            f"splits={dict(splits)}; allowed: validation and test, fractions above 0 whose sum is below 1"
-        )
+        allowed = "validation and test, fractions above 0 whose sum is below 1"
+        raise NotAllowed("splits", dict(splits), allowed)
 
 
 def _bos_id(tokenizer: PreTrainedTokenizerFast) -> int:
     for token_id in (tokenizer.bos_token_id, tokenizer.eos_token_id):
         if isinstance(token_id, int):
             return token_id
-    raise ValueError(
-        f"lm: the tokenizer of {tokenizer.name_or_path} has neither a BOS nor an EOS token; "
-        "allowed: a language model whose tokenizer names one of them"
+    raise NotAllowed(
+        "lm.path",
+        tokenizer.name_or_path,
+        "language models whose tokenizer names one of them",
+        "its tokenizer has neither a BOS nor an EOS token",
     )
 
 
@@ -200,7 +205,9 @@ def _write(
             if room == len(ids):
                 break
     if written == 0:
-        raise ValueError("corpus: it holds no document; allowed: a corpus with some text in it")
+        raise NotAllowed(
+            "corpus", type(corpus).__name__, "corpora with some text in them", "it holds no document"
+        )
 
 
 def _tokenised(

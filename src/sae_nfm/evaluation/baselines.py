@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_nfm.evaluation.conditions import Spliceable
+from sae_nfm.settings import checked
 
 
 class Target(NamedTuple):
@@ -46,6 +47,7 @@ class Eps:
         return batch.x + at_distance(normal(batch, "eps", draw), target.reconstruction - batch.x)
 
 
+@checked
 class Theta:
     """x turned by R's angle to it, in a uniformly random direction (Gurnee 2024).
 
@@ -56,8 +58,6 @@ class Theta:
     random, needs = True, "nothing"
 
     def __init__(self, norm: Literal["x", "reconstruction"]) -> None:
-        if norm not in ("x", "reconstruction"):
-            raise ValueError(f"evaluation.baseline.theta.norm={norm}: allowed are x, reconstruction")
         self.norm = norm
 
     def __call__(self, batch: Spliceable, target: Target, draw: int) -> Float[Tensor, "block pos d_model"]:

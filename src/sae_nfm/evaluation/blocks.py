@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from sae_nfm.data.tokens import TokenBlocks
+from sae_nfm.settings import NotAllowed
 
 _COUNTED_AT_ONCE = 1024
 _ORDER_SEED = 0  # not the study's: studies of all seeds are scored on the same blocks
@@ -31,7 +32,7 @@ class ScoredBlocks(IterableDataset):
         batch_size: blocks per batch.
 
     Raises:
-        ValueError: a number is out of range.
+        NotAllowed: a number is out of range.
     """
 
     def __init__(
@@ -44,9 +45,9 @@ class ScoredBlocks(IterableDataset):
         batch_size: int,
     ) -> None:
         if replace == "single" and not 1 <= position < blocks.context:
-            raise ValueError(f"evaluation.position={position}: allowed are 1 to {blocks.context - 1}")
+            raise NotAllowed("evaluation.position", position, f"1 to {blocks.context - 1}")
         if batch_size < 1:
-            raise ValueError(f"evaluation.batch_size={batch_size}: allowed are whole numbers from 1")
+            raise NotAllowed("evaluation.batch_size", batch_size, "whole numbers from 1")
         self.blocks, self.with_bos, self.batch_size = blocks, with_bos, batch_size
         self.single = position if replace == "single" else None
         self._order = np.random.default_rng(_ORDER_SEED).permutation(len(blocks))

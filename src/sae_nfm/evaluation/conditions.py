@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sae_nfm.evaluation.surroundings import Surroundings
 from sae_nfm.models.autoencoder import Autoencoder, Parts
 from sae_nfm.models.controls import CodesMLP, LinearControl
+from sae_nfm.settings import Count, checked
 
 
 class Spliceable(NamedTuple):
@@ -41,6 +42,7 @@ class Identity:
         return batch.x
 
 
+@checked
 class FromParts:
     """The SAE's reconstruction plus some of the NFM's parts.
 
@@ -89,6 +91,7 @@ class FromControl(Corrected):
         self.control = control
 
 
+@checked
 class FromMLP(Corrected):
     """Corrected by an MLP on the codes.
 
@@ -98,13 +101,10 @@ class FromMLP(Corrected):
         rounds: on how many times the NFM's tokens it is trained.
 
     Raises:
-        ValueError: a number is out of range.
+        NotAllowed: a number is out of range.
     """
 
-    def __init__(self, d_hidden: int | None, support: bool, rounds: int) -> None:
-        for setting, value in (("d_hidden", d_hidden), ("rounds", rounds)):
-            if value is not None and value < 1:
-                raise ValueError(f"{setting}={value} of an MLP: allowed are whole numbers from 1")
+    def __init__(self, d_hidden: Count | None, support: bool, rounds: Count) -> None:
         self.d_hidden, self.support, self.rounds = d_hidden, support, rounds
         self.control = None
 

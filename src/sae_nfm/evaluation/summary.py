@@ -17,6 +17,7 @@ from sae_nfm.evaluation.statistics import (
     wilcoxon,
 )
 from sae_nfm.evaluation.task import Condition
+from sae_nfm.settings import NotAllowed
 
 _COARSE = 29  # fine histogram bins per bin of the result: an eighth of a decade
 
@@ -30,7 +31,7 @@ class Summary:
         top_n: tokens that the top-N measures looked at; 0 where there are none of these measures.
 
     Raises:
-        ValueError: the sums hold fewer than two documents, so that nothing can be said about their spread.
+        NotAllowed: the sums hold fewer than two documents, so that nothing can be said about their spread.
     """
 
     def __init__(self, conditions: list[Condition], sums: dict[str, Tensor], top_n: int) -> None:
@@ -39,9 +40,11 @@ class Summary:
         self.sums = {name: value.numpy() for name, value in sums.items()}
         kept = self.sums["tokens_by_document"] > 0
         if kept.sum() < 2:
-            raise ValueError(
-                f"eval_tokens: the scored tokens come from {kept.sum()} document; allowed are 2 or more"
+            tokens, because = (
+                int(self.sums["tokens_by_document"].sum()),
+                f"they come from {kept.sum()} document",
             )
+            raise NotAllowed("eval_tokens", tokens, "so many that they come from 2 or more", because)
         self.by_document = self.sums["by_document"][:, :, kept]
         self.tokens = self.sums["tokens_by_document"][kept]
         targets = self.sums["targets_by_document"][kept]

@@ -36,13 +36,7 @@ class Condition(NamedTuple):
 def conditions(
     reconstructions: Sequence[str], baselines: Mapping[str, Baseline], matched: Sequence[str], draws: int
 ) -> list[Condition]:
-    """`clean`, the reconstructions, and `baseline(reconstruction)` for each baseline and matched name.
-
-    Raises:
-        ValueError: there are no draws.
-    """
-    if draws < 1:
-        raise ValueError(f"evaluation.draws={draws}: allowed are whole numbers from 1")
+    """`clean`, the reconstructions, and `baseline(reconstruction)` for each baseline and matched name."""
     plain = [Condition(name, name, None, 1) for name in reconstructions]
     held_against = [
         Condition(f"{name}({target})", target, baseline, draws if baseline.random else 1)

@@ -7,10 +7,12 @@ from torch import Tensor, nn
 
 from sae_nfm.models.codes import Codes, weighted_sum
 from sae_nfm.models.residual import EMBED_STD, ResidualModel
+from sae_nfm.settings import Count, checked
 
 _SUPPORT_SCALE = 0.3  # of which latents are active, against how much they are
 
 
+@checked
 class LinearControl(nn.Module):
     """Predicts the residual x − x̂ linearly from features φ of the activation or its codes: r̂ = Wᵀ φ + b.
 
@@ -21,7 +23,7 @@ class LinearControl(nn.Module):
         bias: whether there is b.
     """
 
-    def __init__(self, fit_k: int | None = None, bias: bool = True) -> None:
+    def __init__(self, fit_k: Count | None = None, bias: bool = True) -> None:
         super().__init__()
         self.fit_k, self.has_bias = fit_k, bias
 
@@ -98,6 +100,7 @@ class AffineMap(LinearControl):
         return x @ self.weight + self.bias
 
 
+@checked
 class CodesMLP(ResidualModel):
     """An MLP on the codes beside a solved linear part: r̂ = W_lin f + b + W_2 gelu(W_1 f + b_1) + b_2.
 
@@ -114,9 +117,7 @@ class CodesMLP(ResidualModel):
     code_scale: Float[Tensor, ""]
     support_scale: Float[Tensor, ""]
 
-    def __init__(self, d_sae: int, d_out: int, d_hidden: int, support: bool) -> None:
-        if d_hidden < 1:
-            raise ValueError(f"d_hidden={d_hidden}: allowed are whole numbers from 1")
+    def __init__(self, d_sae: Count, d_out: Count, d_hidden: Count, support: bool) -> None:
         super().__init__(d_sae, d_out, linear=True, bias=True, fit_k=None)
         self.W_1 = nn.Parameter(EMBED_STD * torch.randn(d_sae, d_hidden))
         self.W_support = nn.Parameter(EMBED_STD * torch.randn(d_sae, d_hidden)) if support else None

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sae_nfm.models.codes import Codes, transposed_sum
+from sae_nfm.settings import NotAllowed
 
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """To choose from on held-out tokens, relative to the mean of the features' squared norms."""
@@ -28,7 +29,7 @@ class NormalEquations:
         device: where they are summed.
 
     Raises:
-        ValueError: the device has too little memory for them.
+        NotAllowed: the device has too little memory for them.
     """
 
     def __init__(self, num_features: int, d_out: int, bias: bool, device: torch.device) -> None:
@@ -124,14 +125,16 @@ def conjugate_gradients(
 
 
 def check_memory(num_features: int, device: torch.device) -> None:
-    """Raise a `ValueError` where the normal equations of so many features do not fit on a device."""
+    """Raise `NotAllowed` where the normal equations of so many features do not fit on a device."""
     needed, free = bytes_of(num_features), free_bytes(device)
     if needed > free:
-        raise ValueError(
-            f"sae.d_sae={num_features}: the normal equations of a solved linear part take "
-            f"{needed / 1e9:.1f} GB on {device}, which has {free / 1e9:.1f} GB left; allowed are up to "
-            f"{int((free / 8) ** 0.5):,} latents, or nfm.fit=together and no refit in "
-            "evaluation.reconstructions"
+        raise NotAllowed(
+            "sae.d_sae",
+            num_features,
+            f"up to {int((free / 8) ** 0.5)} latents, or nfm.fit=together and no refit in "
+            "evaluation.reconstructions",
+            because=f"the normal equations of a solved linear part take {needed / 1e9:.1f} GB on {device}, "
+            f"which has {free / 1e9:.1f} GB left",
         )
 
 

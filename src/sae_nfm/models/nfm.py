@@ -1,20 +1,23 @@
 """The neural factorization machine over sparse codes (He & Chua 2017; higher orders: Blondel et al. 2016)."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 
 from sae_nfm.models.codes import Codes
 from sae_nfm.models.residual import ResidualModel
 from sae_nfm.models.symmetric import elementary_symmetric_sums
+from sae_nfm.settings import Count, NotAllowed, Positive, checked
 
 REFERENCE_WIDTH = 64
 """The output map is multiplied by this over `d_embed`, so that an Adam step moves the output equally far at
 every width (the μP rule for output weights, Yang & Hu 2021)."""
 
 
+@checked
 class NeuralFactorizationMachine(ResidualModel):
     """r̂ = W_lin f + b + W_out φ + b_out, φ = [e_2(f)/σ_2, …, e_o(f)/σ_o], from the active latents alone.
 
@@ -42,28 +45,27 @@ class NeuralFactorizationMachine(ResidualModel):
             at the splice.
 
     Raises:
-        ValueError: a size is out of range, or the switches leave nothing to train.
+        NotAllowed: a size is out of range, or the switches leave nothing to train.
     """
 
     pool_scale: Float[Tensor, " pooled"]
 
     def __init__(
         self,
-        d_sae: int,
-        d_out: int,
-        order: int,
-        d_embed: int,
-        embed_std: float,
+        d_sae: Count,
+        d_out: Count,
+        order: Annotated[int, Field(ge=1, le=4, description="1, 2, 3, 4")],
+        d_embed: Count,
+        embed_std: Positive,
         linear: bool,
         bias: bool,
         interaction: bool,
         mlp: bool,
-        dropout: float,
+        dropout: Annotated[float, Field(ge=0, lt=1, description="0 up to, but without, 1")],
         fit: Literal["together", "linear_then_interaction"],
-        fit_k: int | None,
+        fit_k: Count | None,
     ) -> None:
-        _check_sizes(order, d_embed, embed_std, dropout, fit_k)
-        _check_switches(order, linear, bias, interaction, fit)
+        _check_switches(order, linear, bias, interaction)
         super().__init__(d_sae, d_out, linear, bias, fit_k)
         self.order, self.d_embed, self.fit = order, d_embed, fit
         self.has_interaction = interaction and order > 1
@@ -111,25 +113,11 @@ class _Head(nn.Module):
         return self.width_factor * (features @ self.W_out) + self.b_out
 
 
-def _check_sizes(order: int, d_embed: int, embed_std: float, dropout: float, fit_k: int | None) -> None:
-    if order not in (1, 2, 3, 4):
-        raise ValueError(f"nfm.order={order}: allowed are 1, 2, 3, 4")
-    if d_embed < 1:
-        raise ValueError(f"nfm.d_embed={d_embed}: allowed are whole numbers from 1")
-    if embed_std <= 0:
-        raise ValueError(f"nfm.embed_std={embed_std}: allowed are numbers above 0")
-    if not 0 <= dropout < 1:
-        raise ValueError(f"nfm.dropout={dropout}: allowed are 0 up to, but without, 1")
-    if fit_k is not None and fit_k < 1:
-        raise ValueError(f"nfm.fit_k={fit_k}: allowed are null and whole numbers from 1")
-
-
-def _check_switches(order: int, linear: bool, bias: bool, interaction: bool, fit: str) -> None:
-    if fit not in ("together", "linear_then_interaction"):
-        raise ValueError(f"nfm.fit={fit}: allowed are together, linear_then_interaction")
+def _check_switches(order: int, linear: bool, bias: bool, interaction: bool) -> None:
     if not linear and not bias and (order == 1 or not interaction):
-        raise ValueError(
-            f"nfm.linear=false and nfm.bias=false with nfm.interaction={str(interaction).lower()} and "
-            f"nfm.order={order} leave nothing to train; allowed are nfm.linear=true, nfm.bias=true, or "
-            "nfm.interaction=true with nfm.order of 2 to 4"
+        raise NotAllowed(
+            "interaction",
+            interaction,
+            "linear=true, bias=true, or interaction=true with an order of 2 to 4",
+            f"with linear=false, bias=false and order={order} nothing is left to train",
         )

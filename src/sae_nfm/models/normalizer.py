@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sae_nfm.settings import NotAllowed
+
 NormalizerKind = Literal["scalar", "per_dimension", "none"]
 KINDS = ("scalar", "per_dimension", "none")
 
@@ -33,7 +35,7 @@ class Normalizer(nn.Module):
         variance 1, but for those that are constant; `none` leaves activations as they are.
 
         Raises:
-            ValueError: `kind` is none of these.
+            NotAllowed: `kind` is none of these.
         """
         sample = sample.double()
         if kind == "scalar":
@@ -46,7 +48,7 @@ class Normalizer(nn.Module):
             )  # what is constant but for rounding stays as small as it is
             self.scale.copy_(torch.where(varies, deviation, deviation.max().clamp_min(1e-6)))
         elif kind != "none":
-            raise ValueError(f"normalizer={kind}: allowed are {', '.join(KINDS)}")
+            raise NotAllowed("normalizer", kind, KINDS)
 
     def forward(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_in"]:
         """Model units to dictionary units, in the buffers' precision."""

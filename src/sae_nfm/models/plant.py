@@ -8,11 +8,13 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from sae_nfm.models.codes import Codes
+from sae_nfm.settings import Count, NonNegative, NotAllowed, Positive, checked
 
 _STEP = 2.0**-11  # in the normaliser's units, where a coordinate's standard deviation is about 1
 _MIX = (0x45D9F3B, 0x119DE1F3)  # multipliers of a 32-bit integer hash
 
 
+@checked
 class Plant(nn.Module):
     """Replaces an SAE's residual by one whose make-up is known.
 
@@ -35,14 +37,12 @@ class Plant(nn.Module):
     def __init__(
         self,
         kind: Literal["pairs", "triples", "linear", "none"],
-        num_tuples: int,
-        strength: float,
-        noise: float,
+        num_tuples: Count,
+        strength: NonNegative,
+        noise: Positive,
     ) -> None:
         super().__init__()
         sizes = {"pairs": 2, "triples": 3, "linear": 1, "none": 1}
-        if kind not in sizes:
-            raise ValueError(f"plant.kind={kind}: allowed are {', '.join(sizes)}")
         self.kind, self.size, self.num_tuples = kind, sizes[kind], num_tuples
         self.strength, self.noise = 0.0 if kind == "none" else strength, noise
 
@@ -122,9 +122,9 @@ def _tuples_that_fire(codes: Codes, d_sae: int, size: int, latents: int = 32, le
         if (whole := rates_with[t[:-1]][t[-1]]) >= least
     }
     if not predictable:
-        raise ValueError(
-            f"plant: no {size} latents fire together on 1% of the tokens; allowed are SAEs whose do"
-        )
+        kind = {1: "linear", 2: "pairs", 3: "triples"}[size]
+        because = f"no {size} latents fire together on 1% of the tokens"
+        raise NotAllowed("plant.kind", kind, "SAEs with such latents, as those of a larger sae.k", because)
     return torch.tensor(sorted(predictable, key=lambda t: predictable[t]))
 
 

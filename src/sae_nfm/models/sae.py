@@ -7,8 +7,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from sae_nfm.models.codes import Codes, encode_topk, weighted_sum
+from sae_nfm.settings import Count, NotAllowed, checked
 
 
+@checked
 class TopKSAE(nn.Module):
     """x̂ = W_dec f + b_dec with f = relu(TopK_k(W_enc (x − b_dec) + b_enc)) and unit-norm decoder rows.
 
@@ -19,19 +21,15 @@ class TopKSAE(nn.Module):
         b_dec_init: where `initialize_` puts the decoder bias.
 
     Raises:
-        ValueError: `k` is not between 1 and `d_sae`, or `b_dec_init` is unknown.
+        NotAllowed: `k` is not between 1 and `d_sae`, or `b_dec_init` is unknown.
     """
 
     def __init__(
-        self, d_in: int, d_sae: int, k: int, b_dec_init: Literal["geometric_median", "mean", "zero"]
+        self, d_in: Count, d_sae: Count, k: Count, b_dec_init: Literal["geometric_median", "mean", "zero"]
     ) -> None:
         super().__init__()
-        if d_sae < 1:
-            raise ValueError(f"sae.d_sae={d_sae}: allowed are whole numbers from 1")
-        if not 1 <= k <= d_sae:
-            raise ValueError(f"sae.k={k}: allowed are 1 to sae.d_sae={d_sae}")
-        if b_dec_init not in ("geometric_median", "mean", "zero"):
-            raise ValueError(f"sae.b_dec_init={b_dec_init}: allowed are geometric_median, mean, zero")
+        if k > d_sae:
+            raise NotAllowed("k", k, f"1 to d_sae={d_sae}")
         self.d_in, self.d_sae, self.k, self.b_dec_init = d_in, d_sae, k, b_dec_init
         directions = nn.functional.normalize(torch.randn(d_sae, d_in), dim=1)
         self.W_dec = nn.Parameter(directions)

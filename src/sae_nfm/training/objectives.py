@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sae_nfm.models.sae import TopKSAE
+from sae_nfm.settings import Count, NonNegative, checked
 
 
 class SAELoss(NamedTuple):
@@ -19,6 +20,7 @@ class SAELoss(NamedTuple):
     """The same fraction of the residual, left by the dead latents' attempt at it; 0 where none is dead."""
 
 
+@checked
 class Reconstruction:
     """Squared error, scaled by the batch's variance; for SAEs with the AuxK term of Gao et al. (2024).
 
@@ -27,14 +29,10 @@ class Reconstruction:
         auxk_coefficient: weight of that prediction's error in the loss; 0 leaves it out.
 
     Raises:
-        ValueError: a number is out of range.
+        NotAllowed: a number is out of range.
     """
 
-    def __init__(self, auxk: int | None, auxk_coefficient: float) -> None:
-        if auxk is not None and auxk < 1:
-            raise ValueError(f"objective.auxk={auxk}: allowed are null and whole numbers from 1")
-        if auxk_coefficient < 0:
-            raise ValueError(f"objective.auxk_coefficient={auxk_coefficient}: allowed are numbers from 0")
+    def __init__(self, auxk: Count | None, auxk_coefficient: NonNegative) -> None:
         self.auxk, self.auxk_coefficient = auxk, auxk_coefficient
 
     def sae_loss(

@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from sae_nfm.settings import Fraction, checked
 
+
+@checked
 @dataclass(frozen=True)
 class Schedule:
     """Linear warm-up, a plateau, and a linear decay towards zero over the last steps.
@@ -17,13 +20,8 @@ class Schedule:
     """
 
     num_steps: int
-    warmup: float
-    decay: float
-
-    def __post_init__(self) -> None:
-        for name in ("warmup", "decay"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)}: allowed are fractions from 0 to 1")
+    warmup: Fraction
+    decay: Fraction
 
     def factor(self, step: int) -> float:
         """What the base learning rate is multiplied by at a step, from 0."""
