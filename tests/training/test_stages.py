@@ -8,6 +8,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from sae_nfm.errors import NonFiniteLoss
 from sae_nfm.training import stages
+from sae_nfm.training.checkpoints import BEFORE, HASHES, LAST
 from sae_nfm.training.objectives import Reconstruction
 from sae_nfm.training.stages import CHECKPOINTS, WEIGHTS, load_weights, read_metrics, save_weights
 from small_training import Bench, InterruptAt, Interrupted, Losses
@@ -51,7 +52,8 @@ def test_a_run_that_is_resumed_equals_one_that_was_not_interrupted(
     with pytest.raises(Interrupted):
         bench.train(bench.task(stage), tmp_path, InterruptAt(step))
     assert not (tmp_path / WEIGHTS).exists()
-    assert [path.name for path in (tmp_path / CHECKPOINTS).iterdir()] == ["last.ckpt"]
+    kept = {path.name for path in (tmp_path / CHECKPOINTS).iterdir()}
+    assert kept == {HASHES, LAST, *([BEFORE] if step > 100 else [])}
 
     losses = Losses()
     bench.train(bench.task(stage), tmp_path, losses)
