@@ -78,6 +78,7 @@ class Study:
         )
         self.artifacts = Artifacts(self.cfg, self.activations, self.runner)
         self.scored = self.scored_blocks()
+        self.ranks.from_first(self.activations.check_finite)
         autoencoder = self.artifacts.sae()
         if self.cfg.nfm is not None:
             autoencoder = self.artifacts.nfm(autoencoder)
