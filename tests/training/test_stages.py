@@ -89,6 +89,7 @@ def test_a_finished_stage_leaves_weights_and_metrics_and_nothing_else(bench, uni
     assert sorted(path.name for path in folder.iterdir()) == ["metrics.json", WEIGHTS]
     metrics = read_metrics(folder)
     assert metrics["train_tokens"] == 120 * 64
+    assert metrics["processes"] == 1
     assert metrics["tokens_per_s"] > 0
     assert 0 < metrics["explained_variance"] < 1
     assert metrics["l0"] == pytest.approx(4, abs=0.5)
@@ -173,6 +174,33 @@ def test_a_loss_that_is_nan_ends_the_run_with_the_last_good_checkpoint(bench, tm
     assert str(tmp_path / CHECKPOINTS) in message
     assert "learning rate" in message
     assert_last_good_checkpoint_is_kept(tmp_path, 50)
+
+
+def test_where_there_is_no_checkpoint_yet_none_is_spoken_of(bench, tmp_path):
+    with pytest.raises(NonFiniteLoss, match="nan at step 50") as error:
+        bench.train(bench.task("sae", objective=BreaksAt(10)), tmp_path)
+    assert "checkpoint" not in str(error.value)
+
+
+@pytest.mark.parametrize(("stage", "figure"), [("sae", "explained_variance"), ("nfm", "residual_explained")])
+def test_what_explains_less_than_nothing_is_not_stored(bench, tmp_path, stage, figure):
+    task = bench.task(stage, steps=10)
+    task.least = 2.0
+    with pytest.raises(ValueError, match=f"{stage}: its {figure} on validation documents is ") as error:
+        bench.train(task, tmp_path)
+    assert f"{stage}_optimizer.lr" in str(error.value)
+    assert not (tmp_path / WEIGHTS).exists()
+
+
+@pytest.mark.parametrize(("stage", "least"), [("sae", 0.0), ("nfm", -torch.inf)])
+@pytest.mark.parametrize("figure", [torch.nan, -torch.inf, torch.inf, -6e28])
+def test_figures_of_overflowed_sums_are_absurd(bench, stage, least, figure):
+    task = bench.task(stage)
+    assert task.least == least
+    if (stage, figure) == ("nfm", -6e28):
+        return stages._refuse_the_absurd(stage, task, figure)
+    with pytest.raises(ValueError, match="nothing is stored"):
+        stages._refuse_the_absurd(stage, task, figure)
 
 
 def test_a_loss_that_is_nan_in_the_step_of_a_checkpoint_does_not_reach_it(bench, tmp_path):
