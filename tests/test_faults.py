@@ -141,7 +141,7 @@ def test_a_study_reads_a_store_that_is_read_only(suite, whole):
         assert suite.result("of_sealed")["conditions"] == whole["conditions"]
         status, printed = suite.run("seed=1", "artifacts=sealed/artifacts")
     assert status == 1
-    assert "is not there and cannot be made (Read-only file system)" in printed
+    assert "is not there and cannot be made ([Errno 30] Read-only file system" in printed
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from full_disks import small_disk
+from full_disks import no_space, small_disk
 from sae_nfm import store as store_module
 from sae_nfm.store import (
     MANIFEST,
@@ -293,7 +293,7 @@ def test_a_store_that_is_read_only_serves_what_it_holds_and_names_what_it_lacks(
         remount("ro")
         assert store.fetch("sae", SPEC, make) == folder
         for kind in ("sae", "nfm"):  # of a kind that is there, and of one that is not
-            with pytest.raises(ValueError, match=r"cannot be made \(Read-only file system\)") as error:
+            with pytest.raises(ValueError, match=r"cannot be made \(.*Read-only file system") as error:
                 store.fetch(kind, SPEC | {"seed": 1}, make)
             assert str(store.root / kind) in str(error.value)
 
@@ -311,3 +311,13 @@ def test_a_lock_whose_file_is_deleted_lets_one_in_at_a_time(tmp_path, processes)
         process.join(60)
     assert [process.exitcode for process in started] == [0, 0, 0, 0]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_finds_no_room_is_told_as_a_setting_and_made_when_there_is_room(store, make):
+    def full(folder):
+        no_space(folder / "weights.bin")
+
+    for together in (False, True):
+        with pytest.raises(ValueError, match=r"artifacts: .* cannot be made \(.*No space left on device"):
+            store.fetch("sae", SPEC, full, together=together)
+    assert (store.fetch("sae", SPEC, make) / "weights.bin").read_text() == "weights"

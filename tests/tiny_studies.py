@@ -31,8 +31,8 @@ class Suite:
 
     def start(self, *overrides: str, sweep: bool = False) -> subprocess.Popen:
         """A study or a sweep under way; what it prints goes to `printed.log`."""
-        found = [str(TESTS), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, found))}
+        path = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment = os.environ | {"PYTHONPATH": path}
         flags = ["-m"] if sweep else []
         with (self.folder / "printed.log").open("w") as printed:
             return subprocess.Popen(

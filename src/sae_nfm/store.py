@@ -6,12 +6,13 @@ wait for the first instead of making the same thing again. What is there already
 that a store can be read-only.
 """
 
+import errno
 import hashlib
 import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +63,14 @@ class Store:
 
         Raises:
             CorruptedArtifact: a file of a finished artifact is missing or was changed.
-            ValueError: it is not there, and the store cannot be written to.
+            ValueError: it is not there, and the store cannot be written to or is full.
         """
         folder = self.root / kind / fingerprint(spec)
         if self.ranks.from_first(lambda: _is_whole(folder, self.verify)):
             return folder
         partial = folder.with_suffix(".partial")
-        with _lock(folder) if self.ranks.is_first else nullcontext():
+        with ExitStack() as held, _room_for(folder):
+            self.ranks.from_first(lambda: held.enter_context(_lock(folder)))
             if self.ranks.from_first(lambda: _is_whole(folder, self.verify)):  # made by another meanwhile
                 return folder
             if together:
@@ -94,16 +96,31 @@ def _lock(folder: Path) -> Iterator[None]:
         log.info("waiting for the process that makes %s", folder)
         lock.acquire()
     except OSError as error:
-        raise ValueError(
-            f"artifacts: {folder} is not there and cannot be made ({error.strerror});\n"
-            "allowed: a folder that can be written to, or one that holds all that the study needs"
-        ) from error
+        raise _cannot_be_made(folder, error) from error
     try:
         yield
     finally:
         with suppress(OSError):  # where open files cannot be deleted, it stays
             path.unlink()
         lock.release()
+
+
+@contextmanager
+def _room_for(folder: Path) -> Iterator[None]:
+    """Tell a disk that is full as a setting that has to change, not as a bug."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise _cannot_be_made(folder, error) from error
+
+
+def _cannot_be_made(folder: Path, error: OSError) -> ValueError:
+    return ValueError(
+        f"artifacts: {folder} is not there and cannot be made ({error});\nallowed: a folder that can be "
+        "written to, with room for it, or one that holds all that the study needs"
+    )
 
 
 def _is_whole(folder: Path, verify: bool) -> bool:

@@ -10,6 +10,7 @@ from sae_nfm.errors import NonFiniteLoss
 from sae_nfm.training import stages
 from sae_nfm.training.checkpoints import BEFORE, HASHES, LAST
 from sae_nfm.training.objectives import Reconstruction
+from sae_nfm.training.quality import DictionaryQuality
 from sae_nfm.training.stages import CHECKPOINTS, WEIGHTS, load_weights, read_metrics, save_weights
 from small_training import Bench, InterruptAt, Interrupted, Losses
 
@@ -189,6 +190,16 @@ def test_what_explains_less_than_nothing_is_not_stored(bench, tmp_path, stage, f
     with pytest.raises(ValueError, match=f"{stage}: its {figure} on validation documents is ") as error:
         bench.train(task, tmp_path)
     assert f"{stage}_optimizer.lr" in str(error.value)
+    assert not (tmp_path / WEIGHTS).exists()
+
+
+def test_where_no_validation_gives_a_number_nothing_is_stored(bench, tmp_path, monkeypatch):
+    compute = DictionaryQuality.compute
+    monkeypatch.setattr(
+        DictionaryQuality, "compute", lambda quality: compute(quality) | {"explained_variance": torch.nan}
+    )
+    with pytest.raises(ValueError, match="sae: its explained_variance on validation documents is nan"):
+        bench.train(bench.task("sae", steps=10), tmp_path)
     assert not (tmp_path / WEIGHTS).exists()
 
 

@@ -86,7 +86,7 @@ def train(
                 "nothing is stored"
             )
         (quality,) = trainer.validate(task, datamodule=data, verbose=False)
-        if best.step != trainer.global_step:
+        if best.weights and best.step != trainer.global_step:  # none where no validation gave a number
             best.restore()
             (quality,) = trainer.validate(task, datamodule=data, verbose=False)
         _refuse_the_absurd(stage, task, quality[f"validation/{task.watched}"])
@@ -145,8 +145,8 @@ def _refuse_the_absurd(stage: str, task: DictionaryTask, figure: float) -> None:
     if not (math.isfinite(figure) and figure >= task.least):
         raise ValueError(
             f"{stage}: its {task.watched} on validation documents is {figure:.4g}, and nothing is stored;\n"
-            f"allowed: finite, from {task.least:g}. A lower {task.optimizer_setting}.lr or a longer warmup "
-            "usually mends this"
+            f"allowed: a finite number, from {task.least:g} on. "
+            f"A lower {task.optimizer_setting}.lr or a longer warmup usually mends this"
         )
 
 
