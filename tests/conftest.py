@@ -25,7 +25,7 @@ PROSE = (
 
 def pytest_configure(config):
     """Leave out warnings that Lightning gives on any machine or on every resumed run."""
-    for warning in ("The `srun` command", ".*treespec, LeafSpec", "Checkpoint directory"):
+    for warning in ("The `srun` command", ".*treespec, LeafSpec"):
         config.addinivalue_line("filterwarnings", f"ignore:{warning}")
 
 

@@ -47,6 +47,7 @@ def test_two_processes_measure_what_one_measures(suite, sweep):
     assert len(suite.artifacts("linear")) == len(suite.artifacts("nfm")) == 1
     alone, together = (numbers(suite.result(study)) for study in ("alone", "sweep/evaluation.draws-2"))
     assert len(alone) > 500
+    assert alone["/validation/sae/processes"] == 2  # that trained what this one measures
     assert together == pytest.approx(alone, rel=1e-6, abs=1e-9)
 
 

@@ -10,7 +10,7 @@ from hydra.errors import HydraException
 from sae_nfm import config
 from sae_nfm.__main__ import CONFIG_DIR
 from sae_nfm.data.corpora import TextCorpus
-from sae_nfm.errors import NonFiniteLoss, errors_of_a_study, explain, told_briefly
+from sae_nfm.errors import NonFinite, errors_of_a_study, explain, told_briefly
 from sae_nfm.store import Store
 from tiny_studies import Suite
 
@@ -76,7 +76,7 @@ def test_the_first_rank_speaks_for_all_of_a_setting_and_each_for_itself_of_a_los
     assert last_words(wrong).startswith("error: batch_tokens=3")
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert last_words(wrong) == "1"
-    assert last_words(NonFiniteLoss("the loss is nan")) == "error: the loss is nan"
+    assert last_words(NonFinite("the loss is nan")) == "error: the loss is nan"
 
 
 def test_without_a_log_file_a_bug_is_raised(brief, monkeypatch):

@@ -9,6 +9,7 @@ import time
 import pytest
 from omegaconf import OmegaConf
 
+from full_disks import no_space
 from sae_nfm import __main__ as entry
 from sae_nfm import launch
 from sae_nfm.jobs import Job
@@ -70,7 +71,7 @@ def ran(folder):
 FAULTS = {
     "pass": "",
     "raise ValueError('layer=9: no')": "ValueError: layer=9: no",
-    "print('x.y.NonFiniteLoss: nan'); sys.exit('error: first\\nsecond')": "first",
+    "print('x.y.NonFinite: nan'); sys.exit('error: first\\nsecond')": "first",
     "sys.exit('[rank1]: OSError: full\\n[rank0]: RuntimeError: closed by peer')": "[rank1]: OSError: full",
     "import os; os.kill(os.getpid(), 9)": "killed by SIGKILL",
     "sys.exit(3)": "no result, exit status 3",
@@ -102,6 +103,24 @@ def test_a_sweep_that_is_run_again_does_what_is_missing(sweep, tmp_path, suite, 
     assert ran(tmp_path) == ["seed-1", "seed-2", "seed-3"]
     assert [job["state"] for job in suite.jobs("sweep").values()] == ["already there", "done", "done", "done"]
     assert "what is missing" not in capsys.readouterr().out
+
+
+def test_a_report_that_is_missing_is_made_from_the_result(sweep, tmp_path, suite, monkeypatch):
+    """As where the disk was full once the result was written: the study ends in an error."""
+    assert sweep("seed=0,1") == 0  # these studies write a result, and no more
+    reports = [tmp_path / "sweep" / f"seed-{seed}" / "report.html" for seed in (0, 1)]
+    with monkeypatch.context() as patch:
+        patch.setattr("sae_nfm.report.html.write_atomically", lambda path, text: no_space(path))
+        assert sweep("seed=0,1") == 1
+        for report in reports:
+            report.unlink()
+    assert "no report can be written: [Errno 28] No space left" in suite.jobs("sweep")["seed-1"]["reason"]
+    assert sweep("seed=0,1") == 0
+    assert {job["state"] for job in suite.jobs("sweep").values()} == {"already there"}
+    assert all(report.read_text().rstrip().endswith("</html>") for report in reports)
+    written = [report.stat().st_mtime_ns for report in reports]
+    assert sweep("seed=0,1") == 0
+    assert [report.stat().st_mtime_ns for report in reports] == written
 
 
 def test_the_result_of_another_study_is_not_overwritten(sweep, tmp_path, suite):

@@ -1,12 +1,18 @@
 """The cut through the embedded LM: prefix and suffix against the full run, at every hook of every layer."""
 
+import re
+
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from changed_lms import broken, changed_lm
 from sae_nfm.lm import ASSETS, DTYPES, HOOKS, LanguageModel, Site
 
 DOCS_LM = str(ASSETS / "docs_lm")
 LAYERS = (0, 3, 5)
+FOURTH_MLP, RANDOM = "transformer.h.4.mlp.c_proj", "and would be random:\n"
+NAN_IN_LAYER_1 = broken("transformer.h.1.mlp.c_fc.bias", torch.nan)
 SITES = [Site(layer, hook) for layer in LAYERS for hook in HOOKS]
 
 
@@ -204,3 +210,53 @@ def test_the_signature_follows_the_content_of_the_folder_and_the_dtype(lm, tmp_p
     assert moved.signature() != lm.signature()
     moved.path, moved.dtype = DOCS_LM, "bfloat16"
     assert moved.signature() != lm.signature()
+
+
+def test_the_embedded_models_weights_are_found_though_some_are_tied(lm):
+    assert "lm_head.weight" not in load_file(ASSETS / "docs_lm" / "model.safetensors")
+    assert lm.bridge.original_model.config.tie_word_embeddings
+
+
+def without(weights):
+    del weights[f"{FOURTH_MLP}.weight"], weights[f"{FOURTH_MLP}.bias"]
+
+
+def reshaped(weights):
+    weights[f"{FOURTH_MLP}.weight"] = weights[f"{FOURTH_MLP}.weight"][:-1].contiguous()
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (without, f"2 of its weights are missing, {RANDOM}{FOURTH_MLP}.bias, {FOURTH_MLP}.weight;"),
+        (reshaped, f"1 of its weights are missing, {RANDOM}{FOURTH_MLP}.weight (of another shape);"),
+    ],
+    ids=["missing", "reshaped"],
+)
+def test_a_folder_that_lacks_weights_is_refused(tmp_path, change, named):
+    folder = changed_lm(tmp_path, change)
+    with pytest.raises(ValueError, match=re.escape(f"lm.path={folder}: {named}")):
+        LanguageModel(str(folder), "float32")
+
+
+def test_a_file_of_weights_that_is_cut_off_is_named(tmp_path):
+    folder = changed_lm(tmp_path, lambda weights: None)
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match=re.escape(f"lm.path={folder}: cannot be loaded")):
+        LanguageModel(str(folder), "float32")
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_activations_that_are_not_finite_are_refused_by_what_makes_them_so(tmp_path, tokens, hook):
+    lm = LanguageModel(str(changed_lm(tmp_path, NAN_IN_LAYER_1)), "float32")
+    lm.prefix(tokens, Site(0, hook))
+    named = f"lm.path={lm.path}: its activations at blocks.2.hook_{hook} hold NaN or infinity"
+    why = "because its weight transformer.h.1.mlp.c_fc.bias is not finite"
+    with pytest.raises(ValueError, match=re.escape(f"{named}, {why}")):
+        lm.prefix(tokens, Site(2, hook))
+
+
+def test_weights_that_are_finite_leave_the_dtype_to_blame(lm):
+    with pytest.raises(ValueError, match=r"its logits hold NaN or infinity, because lm.dtype=float32"):
+        lm.check_finite(torch.tensor([0.0, torch.inf]), "its logits")

@@ -8,6 +8,8 @@ import time
 
 import pytest
 
+from full_disks import no_space, small_disk
+from sae_nfm import store as store_module
 from sae_nfm.store import (
     MANIFEST,
     CorruptedArtifact,
@@ -265,3 +267,57 @@ def test_a_manifest_of_another_shape_is_named(store, make, content):
     (folder / MANIFEST).write_text(content)
     with pytest.raises(CorruptedArtifact, match=f"{MANIFEST} is no manifest of an artifact"):
         store.fetch("sae", SPEC, make)
+
+
+def test_a_lock_leaves_no_file(store, make):
+    store.fetch("sae", SPEC, make)
+    with pytest.raises(RuntimeError):
+        store.fetch("nfm", SPEC, _break_off, together=True)
+    assert not list(store.root.rglob("*.lock"))
+
+
+def test_what_is_there_is_read_without_a_lock(store, make, monkeypatch):
+    folder = store.fetch("sae", SPEC, make)
+
+    def refuse(path):
+        raise AssertionError(f"{path} is locked")
+
+    monkeypatch.setattr("sae_nfm.store.FileLock", refuse)
+    assert Store(store.root).fetch("sae", SPEC, make) == folder
+
+
+def test_a_store_that_is_read_only_serves_what_it_holds_and_names_what_it_lacks(tmp_path, make):
+    with small_disk(tmp_path / "disk", 1000) as remount:
+        store = Store(tmp_path / "disk" / "artifacts")
+        folder = store.fetch("sae", SPEC, make)
+        remount("ro")
+        assert store.fetch("sae", SPEC, make) == folder
+        for kind in ("sae", "nfm"):  # of a kind that is there, and of one that is not
+            with pytest.raises(ValueError, match=r"cannot be made \(.*Read-only file system") as error:
+                store.fetch(kind, SPEC | {"seed": 1}, make)
+            assert str(store.root / kind) in str(error.value)
+
+
+def _enter_and_leave(folder):
+    for _ in range(200):
+        with store_module._lock(folder):
+            os.close(os.open(folder.with_suffix(".inside"), os.O_CREAT | os.O_EXCL))
+            folder.with_suffix(".inside").unlink()
+
+
+def test_a_lock_whose_file_is_deleted_lets_one_in_at_a_time(tmp_path, processes):
+    started = [processes(_enter_and_leave, tmp_path / "artifact") for _ in range(4)]
+    for process in started:
+        process.join(60)
+    assert [process.exitcode for process in started] == [0, 0, 0, 0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_finds_no_room_is_told_as_a_setting_and_made_when_there_is_room(store, make):
+    def full(folder):
+        no_space(folder / "weights.bin")
+
+    for together in (False, True):
+        with pytest.raises(ValueError, match=r"artifacts: .* cannot be made \(.*No space left on device"):
+            store.fetch("sae", SPEC, full, together=together)
+    assert (store.fetch("sae", SPEC, make) / "weights.bin").read_text() == "weights"

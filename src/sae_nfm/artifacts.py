@@ -121,6 +121,11 @@ class Artifacts:
             train(stage, task, data, autoencoder, self.runner, folder)
 
         self._load(stage, self.store.fetch("sae", spec, make, together=True), autoencoder)
+        if self.metrics[stage].get("best_step") == 0:
+            self.warn(
+                f"{stage}: training made it only worse, and the untrained start was kept; a lower "
+                "sae_optimizer.lr or a longer warmup usually mends this"
+            )
         if stage == "sae":
             self.sae_fingerprint = fingerprint(spec)
         return autoencoder

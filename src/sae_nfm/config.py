@@ -158,14 +158,15 @@ def trainer_spec(cfg: DictConfig) -> dict[str, Any]:
     return {name: settings[name] for name in _HOW if name in settings}
 
 
-def run(cfg: DictConfig, tracker: Tracker) -> Run:
-    """How the stages are run."""
+def run(cfg: DictConfig, tracker: Tracker, ranks: Ranks) -> Run:
+    """How the stages are run, and by which processes."""
     return Run(
         trainer=made(cfg.trainer),
         logger=tracker.stage,
         gradient_clip=cfg.gradient_clip,
         checkpoint_every=cfg.checkpoint_every,
         validations=cfg.validations,
+        ranks=ranks,
     )
 
 

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
+from sae_nfm.finite import NonFinite
 from sae_nfm.processes import raise_when_terminated
 from sae_nfm.settings import NotAllowed, unknown
 from sae_nfm.store import CorruptedArtifact
@@ -22,10 +23,6 @@ from sae_nfm.store import CorruptedArtifact
 MAX_LINES = 9
 _BRIEF = "SAE_NFM_BRIEF_ERRORS"  # says, to ranks too, that HYDRA_FULL_ERROR is ours and not the user's
 log = logging.getLogger(__name__)
-
-
-class NonFiniteLoss(RuntimeError):
-    """The loss of a training became NaN or infinite."""
 
 
 def told_briefly(main: Callable[[], None], config_dir: str) -> Callable[[], None]:
@@ -71,7 +68,7 @@ def errors_of_a_study() -> Iterator[None]:
             raise
         if isinstance(error, NotAllowed) and int(os.environ.get("LOCAL_RANK", 0)):
             sys.exit(1)  # the first rank has the same settings, and says so
-        is_users = isinstance(error, NotAllowed | CorruptedArtifact | NonFiniteLoss)
+        is_users = isinstance(error, NotAllowed | CorruptedArtifact | NonFinite)
         sys.exit(f"error: {error if is_users else _bug(error)}")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from sae_nfm.store import write_atomically
 
 UNFINISHED, DONE, REUSED, FAILED = "not finished", "done", "already there", "failed"
-RECORD, RESULT = "job.json", "result.json"
+RECORD, RESULT, REPORT = "job.json", "result.json", "report.html"
 _LONGEST_NAME = 200  # bytes, of the 255 that file systems allow
 _HOW_NOT_WHAT = {"trainer", "logger", "artifacts", "optimize", "name"}
 

@@ -20,7 +20,7 @@ from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from sae_nfm.jobs import DONE, FAILED, REUSED, UNFINISHED, Job, Outcome, same_study
+from sae_nfm.jobs import DONE, FAILED, REPORT, REUSED, UNFINISHED, Job, Outcome, same_study
 from sae_nfm.processes import ENDS_WITH, raise_when_terminated
 from sae_nfm.schema import given, plain
 
@@ -51,12 +51,24 @@ def run_job(cfg: DictConfig) -> float | None:
         outcome = _run(_command(hydra, job), job)
         result = job.result()
     elif same_study(result["settings"], plain(cfg)):
-        outcome = Outcome(REUSED)
+        outcome = _with_report(job, result)
     else:
         outcome = Outcome(FAILED, "its folder holds the result of another study: delete it or name another")
     job.record(outcome)
     log.info("%s: %s %s", job.folder.name, outcome.state, outcome.reason and f"({outcome.reason})")
     return None if outcome.state == FAILED else _number(result, cfg.optimize)
+
+
+def _with_report(job: Job, result: dict[str, Any]) -> Outcome:
+    """The outcome of a job whose result is there; a report that a full disk left out is made from it."""
+    if job.rank == 0 and not (job.folder / REPORT).exists():
+        from sae_nfm.report.html import write_report  # here, as few jobs need it
+
+        try:
+            write_report(result, job.folder)
+        except OSError as error:
+            return Outcome(FAILED, f"its result is there, but no report can be written: {error}")
+    return Outcome(REUSED)
 
 
 def _command(hydra: HydraConf, job: Job) -> list[str]:

@@ -10,9 +10,15 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import logging as transformers_logging
 
 from sae_nfm.hashes import file_hash
@@ -20,6 +26,7 @@ from sae_nfm.schema import ASSETS as ASSETS
 from sae_nfm.settings import NotAllowed, checked
 
 HOOKS = ("resid_pre", "resid_post", "mlp_out", "attn_out")
+_NAMED = 4  # missing weights named in an error
 DTYPES = {
     "float32": torch.float32,
     "float64": torch.float64,
@@ -120,18 +127,43 @@ class LanguageModel:
         if not 2 <= context <= self.n_ctx:
             raise NotAllowed("context", context, f"2 to {self.n_ctx}, the tokens that {self.path} takes")
 
+    def check_finite(self, found: Tensor, what: str) -> None:
+        """Raise a `NotAllowed` that says why, as far as can be told, if what the model gave is not finite."""
+        if found.isfinite().all():
+            return
+        why = f"lm.dtype={self.dtype} is too narrow"
+        for name, weight in self.bridge.original_model.named_parameters():
+            if not weight.isfinite().all():
+                why = f"its weight {name.replace('_original_component.', '')} is not finite"
+                break
+        raise NotAllowed(
+            "lm.path",
+            self.path,
+            "models, in a dtype, whose activations and logits are finite",
+            f"{what} hold NaN or infinity, because {why}",
+        )
+
     @torch.no_grad()
     def prefix(self, tokens: Int64[Tensor, "block pos"], site: Site) -> Prefix:
-        """Run the model up to the site."""
+        """Run the model up to the site.
+
+        Raises:
+            NotAllowed: NaN or infinity is among the activations.
+        """
+        prefix = self._run_to(site, tokens.to(self.device))
+        self.check_finite(prefix.activation, f"its activations at {site.name}")
+        return prefix
+
+    def _run_to(self, site: Site, tokens: Int64[Tensor, "block pos"]) -> Prefix:
         start = self._layer_entered_at(site)
         if start is not None:
-            resid = self.bridge(tokens.to(self.device), stop_at_layer=start)
+            resid = self.bridge(tokens, stop_at_layer=start)
             return Prefix(resid, resid)
         kept: list[Tensor] = []
         resid = f"blocks.{site.layer}.hook_resid_pre"
         hooks = [(name, lambda value, hook: kept.append(value)) for name in (resid, site.name)]
         with self.bridge.hooks(fwd_hooks=hooks):
-            self.bridge(tokens.to(self.device), stop_at_layer=site.layer + 1)
+            self.bridge(tokens, stop_at_layer=site.layer + 1)
         return Prefix(activation=kept[1], resid=kept[0])
 
     @torch.no_grad()
@@ -207,15 +239,34 @@ def _drop_added_bias(bridge: TransformerBridge) -> None:
         unembed.register_buffer("bias", None)
 
 
+class _Loader:
+    """A model class to the bridge; it remembers which weights were not found, and so are random."""
+
+    def __init__(self) -> None:
+        self.not_found: list[str] = []
+
+    def from_pretrained(self, *args: Any, **kwargs: Any) -> PreTrainedModel:
+        """Load as `transformers` does; weights that are tied to others need not be found."""
+        sees = hasattr(kwargs["config"], "vision_config")
+        kind = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+        settings = {"output_loading_info": True, "ignore_mismatched_sizes": True, **kwargs}
+        loaded: Any = kind.from_pretrained(*args, **settings)
+        model, info = loaded
+        other_shapes = [f"{name} (of another shape)" for name, *_ in info["mismatched_keys"]]
+        self.not_found = sorted([*info["missing_keys"], *other_shapes])
+        return model
+
+
 def _boot(path: str, dtype: torch.dtype) -> TransformerBridge:
-    """Load a model through the bridge, quietly."""
+    """Load a model through the bridge, quietly and whole."""
     transformers_logging.disable_progress_bar()
     logging.getLogger("transformer_lens").setLevel(logging.ERROR)
     if path.startswith((".", "/", "~")) and not Path(path).expanduser().is_dir():
         raise NotAllowed("path", path, "a Hugging Face model name or a local folder", "no such folder")
+    loader = _Loader()
     try:
-        return TransformerBridge.boot_transformers(path, device="cpu", dtype=dtype)
-    except (OSError, ValueError, KeyError) as error:
+        bridge = TransformerBridge.boot_transformers(path, device="cpu", dtype=dtype, model_class=loader)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise NotAllowed(
             "path",
@@ -224,3 +275,12 @@ def _boot(path: str, dtype: torch.dtype) -> TransformerBridge:
             "that format",
             f"cannot be loaded ({reason})",
         ) from error
+    if loader.not_found:
+        named = ", ".join(loader.not_found[:_NAMED]) + ("" if len(loader.not_found) <= _NAMED else ", …")
+        raise NotAllowed(
+            "path",
+            path,
+            "models with all the weights that their config.json asks for",
+            f"{len(loader.not_found)} of its weights are missing, and would be random: {named}",
+        )
+    return bridge

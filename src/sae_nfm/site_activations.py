@@ -44,6 +44,16 @@ class SiteActivations:
         """The corpus as token blocks, split by document."""
         return self._tokens[0]
 
+    def check_finite(self) -> None:
+        """Look at one block before hours are spent: a broken model shows in its activations or its logits.
+
+        Raises:
+            ValueError: NaN or infinity is among them.
+        """
+        prefix = self.lm.prefix(self.splits.test.tokens([0]), self.site)
+        logits = self.lm.suffix(prefix.activation, prefix.resid, self.site)
+        self.lm.check_finite(logits, f"its logits, after activations at {self.site.name} that are finite,")
+
     def spec(self) -> dict[str, Any]:
         """What determines the activations, and the order they come in."""
         cfg = self.cfg

@@ -2,23 +2,26 @@
 
 A folder is built as `<fingerprint>.partial`, which survives a kill so that its maker can resume, and takes
 its final name in one rename after its manifest is written. A lock per fingerprint makes a second process
-wait for the first instead of making the same thing again.
+wait for the first instead of making the same thing again. What is there already is read without a lock, so
+that a store can be read-only.
 """
 
+import errno
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from sae_nfm.files import write_atomically as write_atomically
 from sae_nfm.hashes import file_hash
 from sae_nfm.ranks import Ranks
+from sae_nfm.settings import NotAllowed
 
 log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
@@ -32,14 +35,6 @@ class CorruptedArtifact(ValueError):
 def fingerprint(spec: Mapping[str, Any]) -> str:
     """First 16 hex digits of the SHA-256 of `spec` as canonical JSON."""
     return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text` to `path` so that a reader sees the old file or the whole new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text)
-    partial.replace(path)
 
 
 class Store:
@@ -69,12 +64,15 @@ class Store:
 
         Raises:
             CorruptedArtifact: a file of a finished artifact is missing or was changed.
+            ValueError: it is not there, and the store cannot be written to or is full.
         """
         folder = self.root / kind / fingerprint(spec)
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        if self.ranks.from_first(lambda: _is_whole(folder, self.verify)):
+            return folder
         partial = folder.with_suffix(".partial")
-        with _lock(folder) if self.ranks.is_first else nullcontext():
-            if self.ranks.from_first(lambda: _is_whole(folder, self.verify)):
+        with ExitStack() as held, _room_for(folder):
+            self.ranks.from_first(lambda: held.enter_context(_lock(folder)))
+            if self.ranks.from_first(lambda: _is_whole(folder, self.verify)):  # made by another meanwhile
                 return folder
             if together:
                 partial.mkdir(exist_ok=True)
@@ -85,16 +83,47 @@ class Store:
 
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
-    lock = FileLock(folder.with_suffix(".lock"))
+    """Hold the right to make an artifact.
+
+    The lock's file is deleted while it is held. A process that opened it before and gets the lock after sees
+    that its file has no name any more, and tries again: `filelock` looks at `st_nlink`, from 3.21 on.
+    """
+    path = folder.with_suffix(".lock")
+    lock = FileLock(path)
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
         log.info("waiting for the process that makes %s", folder)
         lock.acquire()
+    except OSError as error:
+        raise _cannot_be_made(folder, error) from error
     try:
         yield
     finally:
+        with suppress(OSError):  # where open files cannot be deleted, it stays
+            path.unlink()
         lock.release()
+
+
+@contextmanager
+def _room_for(folder: Path) -> Iterator[None]:
+    """Tell a disk that is full as a setting that has to change, not as a bug."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise _cannot_be_made(folder, error) from error
+
+
+def _cannot_be_made(folder: Path, error: OSError) -> NotAllowed:
+    return NotAllowed(
+        "artifacts",
+        folder,
+        "folders that can be written to, with room, and folders that hold all that the study needs",
+        f"it is not there and cannot be made ({error})",
+    )
 
 
 def _is_whole(folder: Path, verify: bool) -> bool:

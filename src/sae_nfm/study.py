@@ -18,13 +18,14 @@ from sae_nfm.evaluation.conditions import FromControl, FromMLP, Reconstruction, 
 from sae_nfm.evaluation.summary import Summary
 from sae_nfm.evaluation.surroundings import Surroundings
 from sae_nfm.evaluation.task import Condition, EvaluationTask, Settings
+from sae_nfm.files import write_atomically
 from sae_nfm.models.autoencoder import Autoencoder
 from sae_nfm.report.html import write_report
 from sae_nfm.report.tables import print_ratios
 from sae_nfm.schema import given
 from sae_nfm.settings import NotAllowed
 from sae_nfm.site_activations import SiteActivations
-from sae_nfm.store import Store, fingerprint, write_atomically
+from sae_nfm.store import Store, fingerprint
 from sae_nfm.tracking.trackers import Tracker
 from sae_nfm.training.callbacks import progress_bar
 from sae_nfm.training.stages import Run
@@ -77,13 +78,14 @@ class Study:
         self.ranks.check_equal(settings)
         seed_everything(self.cfg.seed, verbose=False)
         self.tracker: Tracker = config.tracker(self.cfg, self.folder, self.origin["choices"])
-        self.runner: Run = config.run(self.cfg, self.tracker)
+        self.runner: Run = config.run(self.cfg, self.tracker, self.ranks)
         self.activations = SiteActivations(
             self.cfg, Store(self.cfg.artifacts, self.ranks, self.cfg.verify), self.ranks.device
         )
         self.artifacts = Artifacts(self.cfg, self.activations, self.runner)
         self.scored = self.scored_blocks()
         self.artifacts.check_memory()
+        self.ranks.from_first(self.activations.check_finite)
         autoencoder = self.artifacts.sae()
         if self.cfg.nfm is not None:
             autoencoder = self.artifacts.nfm(autoencoder)

@@ -5,6 +5,7 @@ import time
 import pytest
 
 from fake_results import fake_result, swept_result, write_study
+from full_disks import small_disk
 from sae_nfm.compare.__main__ import main
 from sae_nfm.compare.studies import read_studies
 from sae_nfm.report.html import write_report
@@ -154,3 +155,30 @@ def test_five_hundred_studies_take_less_than_twenty_seconds(tmp_path):
     assert main([str(tmp_path)]) == 0
     assert time.perf_counter() - start < 20
     assert len((tmp_path / "compare.csv").read_text().splitlines()) == 501
+
+
+def test_a_full_disk_leaves_no_half_page(sweep):
+    with small_disk(sweep / "out", 400) as remount:
+        out = sweep / "out"
+        with pytest.raises(OSError, match="No space left"):
+            main([str(sweep), "--out", str(out)])
+        assert not (out / "compare.html").exists()
+        assert all(path.read_bytes().endswith(b"IEND\xaeB`\x82") for path in out.rglob("*.png"))
+        remount("size=8m")
+        assert main([str(sweep), "--out", str(out)]) == 0
+        assert (out / "compare.html").read_text().endswith("</html>\n")
+        assert not list(out.rglob(".*"))
+
+
+def test_a_table_that_finds_no_room_leaves_the_old_one(sweep, monkeypatch):
+    main([str(sweep)])
+    before = (sweep / "compare.csv").read_text()
+
+    def full(file):
+        file.write("half of")
+        raise OSError("no space left")
+
+    monkeypatch.setattr("sae_nfm.compare.tables.csv.writer", full)
+    with pytest.raises(OSError, match="no space left"):
+        main([str(sweep)])
+    assert (sweep / "compare.csv").read_text() == before

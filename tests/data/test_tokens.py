@@ -7,7 +7,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from sae_nfm.data import tokens as tokens_module
 from sae_nfm.data.corpora import Document, TextCorpus
@@ -209,3 +210,83 @@ def test_splits_that_are_not_allowed(prepare, corpus, splits):
         prepare(corpus, splits=splits)
     with pytest.raises(ValueError, match="context=1: allowed are whole numbers from 2"):
         prepare(corpus, context=1)
+
+
+def bpe_over_words():
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    return trained(tokenizer, trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet))
+
+
+def bpe_over_the_whole_text():
+    """As Llama's: spaces are characters like others, and nothing cuts the text before the merges."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    return trained(tokenizer, trainers.BpeTrainer(vocab_size=400))
+
+
+def unigram():
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(" ", "▁")])
+    return trained(
+        tokenizer, trainers.UnigramTrainer(vocab_size=200, unk_token="<unk>", special_tokens=["<unk>"])
+    )
+
+
+def wordpiece():
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return trained(tokenizer, trainers.WordPieceTrainer(vocab_size=300, special_tokens=["[UNK]"]))
+
+
+def trained(tokenizer, trainer):
+    tokenizer.train_from_iterator([long_text(1, 20_000)], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=None)
+
+
+def long_text(seed, num_chars):
+    """Words, runs of one letter, digits, spaces, line breaks, accents and ideographs."""
+    generator = np.random.default_rng(seed)
+    parts, size = [], 0
+    while size < num_chars:
+        kind = generator.integers(6)
+        count = int(generator.integers(1, 40))
+        part = {0: "a" * count, 1: " " * count, 2: "\n\n", 3: "é文ﬁ" * (count // 8), 4: str(count) * 3}.get(
+            kind
+        )
+        parts.append(" ".join(generator.choice(WORDS, size=5)) if part is None else part)
+        size += len(parts[-1])
+    return "".join(parts)[:num_chars]
+
+
+@pytest.mark.parametrize("make", [bpe_over_words, bpe_over_the_whole_text, unigram, wordpiece])
+def test_the_start_of_a_long_text_has_the_tokens_of_the_whole(make, monkeypatch):
+    monkeypatch.setattr(tokens_module, "_MARGIN", 200)
+    monkeypatch.setattr(tokens_module, "_CHARS_PER_TOKEN", 1)  # too few: it has to try again
+    tokenizer, text = make(), long_text(2, 20_000)
+    whole = tokens_module._encode([text], tokenizer)["input_ids"][0]
+    for count in (1, 2, 3, 10, 57, 100, 333, 1000, len(whole) - 1, len(whole), 10**6):
+        found = tokens_module._first_ids(text, tokenizer, count)
+        assert found[:count] == whole[:count]
+        assert len(found) <= max(6 * count + 800, len(whole))
+
+
+def test_of_a_long_document_little_more_is_tokenised_than_is_needed(tmp_path, tokenizer, monkeypatch):
+    read, encode = [], tokens_module._encode
+
+    def watched(texts, *args, **settings):
+        read.append(sum(map(len, texts)))
+        return encode(texts, *args, **settings)
+
+    monkeypatch.setattr(tokens_module, "_encode", watched)
+    long = Document(long_text(0, 1_500_000), key="long")
+    corpus = Documents([*sentences(100), long, *sentences(9, seed=1)])
+    splits, _ = prepare_tokens(Store(tmp_path / "start"), corpus, tokenizer, 16, FRACTIONS, 20_000)
+    assert sum(read) < 400_000
+    monkeypatch.setattr(tokens_module, "_MARGIN", len(long.text))
+    whole, _ = prepare_tokens(Store(tmp_path / "whole"), corpus, tokenizer, 16, FRACTIONS, 20_000)
+    assert sum(read) > len(long.text)
+    assert [stream_of(blocks) for blocks in splits] == [stream_of(blocks) for blocks in whole]
+    assert sum(blocks.num_tokens for blocks in splits) == 20_000

@@ -270,6 +270,13 @@ def test_token_level_results_are_those_that_were_summed(lm, splits, run, tmp_pat
         )
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_kl_that_is_not_finite_is_told_by_its_condition(lm, splits, monkeypatch, value):
+    monkeypatch.setitem(RECONSTRUCTIONS, "sae_nfm", lambda batch: torch.full_like(batch.x, value))
+    with pytest.raises(ValueError, match=r"the KL of sae_nfm is not finite at \d+ of \d+ measurements"):
+        evaluate(lm, splits)
+
+
 def test_the_evaluation_has_no_weights_of_the_model_and_leaves_the_dictionary_alone(lm, run):
     expected = make_autoencoder(lm.d_model).state_dict()
     found = {name: value for name, value in run.task.state_dict().items() if name.startswith("autoencoder.")}

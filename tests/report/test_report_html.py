@@ -4,8 +4,10 @@ import sys
 from html.parser import HTMLParser
 
 import pytest
+from matplotlib.figure import Figure
 
 from fake_results import BASELINES, KL, fake_result
+from full_disks import no_space
 from sae_nfm.report.html import format_p, write_report
 from sae_nfm.report.page import tag
 
@@ -131,7 +133,28 @@ def test_showing_needs_nothing_of_what_computes():
     code = (
         "import sys, sae_nfm.report.html, sae_nfm.compare.__main__; "
         "bad = [m for m in sys.modules if m in ('torch', 'lightning', 'hydra', 'matplotlib.pyplot') "
-        "or m.startswith('sae_nfm.') and m.split('.')[1] not in ('report', 'compare')]; "
+        "or m.startswith('sae_nfm.') and m.split('.')[1] not in ('report', 'compare', 'files')]; "
         "sys.exit(str(bad) if bad else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("full", ["savefig", "write_text"])
+def test_a_full_disk_leaves_nothing_under_a_final_name(tmp_path, monkeypatch, full):
+    def half(writer, path, *rest, **settings):
+        no_space(path if full == "savefig" else writer)
+
+    monkeypatch.setattr(Figure if full == "savefig" else type(tmp_path), full, half)
+    with pytest.raises(OSError, match="No space left"):
+        write_report(fake_result(), tmp_path)
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".png"] == []
+    assert len(list(tmp_path.rglob("*.png"))) == (0 if full == "savefig" else 4)
+
+
+def test_a_full_disk_leaves_the_old_report(tmp_path, monkeypatch):
+    path = write_report(fake_result(), tmp_path)
+    before = path.read_text()
+    monkeypatch.setattr(type(tmp_path), "write_text", lambda path, *_, **__: no_space(path))
+    with pytest.raises(OSError, match="No space left"):
+        write_report(fake_result(), tmp_path)
+    assert path.read_text() == before

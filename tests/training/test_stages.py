@@ -6,9 +6,11 @@ from lightning import Callback
 from safetensors.torch import load_file
 from torch.optim.lr_scheduler import LambdaLR
 
-from sae_nfm.errors import NonFiniteLoss
+from sae_nfm.finite import NonFinite
 from sae_nfm.training import stages
+from sae_nfm.training.checkpoints import BEFORE, HASHES, LAST
 from sae_nfm.training.objectives import Reconstruction
+from sae_nfm.training.quality import DictionaryQuality
 from sae_nfm.training.stages import CHECKPOINTS, WEIGHTS, load_weights, read_metrics, save_weights
 from small_training import Bench, InterruptAt, Interrupted, Losses
 
@@ -51,7 +53,8 @@ def test_a_run_that_is_resumed_equals_one_that_was_not_interrupted(
     with pytest.raises(Interrupted):
         bench.train(bench.task(stage), tmp_path, InterruptAt(step))
     assert not (tmp_path / WEIGHTS).exists()
-    assert [path.name for path in (tmp_path / CHECKPOINTS).iterdir()] == ["last.ckpt"]
+    kept = {path.name for path in (tmp_path / CHECKPOINTS).iterdir()}
+    assert kept == {HASHES, LAST, *([BEFORE] if step > 100 else [])}
 
     losses = Losses()
     bench.train(bench.task(stage), tmp_path, losses)
@@ -87,6 +90,7 @@ def test_a_finished_stage_leaves_weights_and_metrics_and_nothing_else(bench, uni
     assert sorted(path.name for path in folder.iterdir()) == ["metrics.json", WEIGHTS]
     metrics = read_metrics(folder)
     assert metrics["train_tokens"] == 120 * 64
+    assert metrics["processes"] == 1
     assert metrics["tokens_per_s"] > 0
     assert 0 < metrics["explained_variance"] < 1
     assert metrics["l0"] == pytest.approx(4, abs=0.5)
@@ -164,7 +168,7 @@ def assert_last_good_checkpoint_is_kept(folder, step):
 
 @pytest.mark.parametrize(("stage", "name"), [("sae", "SAETask"), ("nfm", "NFMTask")])
 def test_a_loss_that_is_nan_ends_the_run_with_the_last_good_checkpoint(bench, tmp_path, stage, name):
-    with pytest.raises(NonFiniteLoss) as error:
+    with pytest.raises(NonFinite) as error:
         bench.train(bench.task(stage, objective=BreaksAt(60)), tmp_path)
     message = str(error.value)
     assert f"the loss of {name} is nan at step 100" in message
@@ -173,14 +177,51 @@ def test_a_loss_that_is_nan_ends_the_run_with_the_last_good_checkpoint(bench, tm
     assert_last_good_checkpoint_is_kept(tmp_path, 50)
 
 
+def test_where_there_is_no_checkpoint_yet_none_is_spoken_of(bench, tmp_path):
+    with pytest.raises(NonFinite, match="nan at step 50") as error:
+        bench.train(bench.task("sae", objective=BreaksAt(10)), tmp_path)
+    assert "checkpoint" not in str(error.value)
+
+
+@pytest.mark.parametrize(("stage", "figure"), [("sae", "explained_variance"), ("nfm", "residual_explained")])
+def test_what_explains_less_than_nothing_is_not_stored(bench, tmp_path, stage, figure):
+    task = bench.task(stage, steps=10)
+    task.least = 2.0
+    with pytest.raises(ValueError, match=f"{stage}: its {figure} on validation documents is ") as error:
+        bench.train(task, tmp_path)
+    assert f"{stage}_optimizer.lr" in str(error.value)
+    assert not (tmp_path / WEIGHTS).exists()
+
+
+def test_where_no_validation_gives_a_number_nothing_is_stored(bench, tmp_path, monkeypatch):
+    compute = DictionaryQuality.compute
+    monkeypatch.setattr(
+        DictionaryQuality, "compute", lambda quality: compute(quality) | {"explained_variance": torch.nan}
+    )
+    with pytest.raises(ValueError, match="sae: its explained_variance on validation documents is nan"):
+        bench.train(bench.task("sae", steps=10), tmp_path)
+    assert not (tmp_path / WEIGHTS).exists()
+
+
+@pytest.mark.parametrize(("stage", "least"), [("sae", 0.0), ("nfm", -torch.inf)])
+@pytest.mark.parametrize("figure", [torch.nan, -torch.inf, torch.inf, -6e28])
+def test_figures_of_overflowed_sums_are_absurd(bench, stage, least, figure):
+    task = bench.task(stage)
+    assert task.least == least
+    if (stage, figure) == ("nfm", -6e28):
+        return stages._refuse_the_absurd(stage, task, figure)
+    with pytest.raises(ValueError, match="nothing is stored"):
+        stages._refuse_the_absurd(stage, task, figure)
+
+
 def test_a_loss_that_is_nan_in_the_step_of_a_checkpoint_does_not_reach_it(bench, tmp_path):
-    with pytest.raises(NonFiniteLoss, match="nan at step 100"):
+    with pytest.raises(NonFinite, match="nan at step 100"):
         bench.train(bench.task("sae", objective=BreaksAt(100)), tmp_path)
     assert_last_good_checkpoint_is_kept(tmp_path, 50)
 
 
 def test_a_loss_that_is_nan_in_the_last_step_leaves_no_artifact(bench, tmp_path):
-    with pytest.raises(NonFiniteLoss, match="nan at step 120"):
+    with pytest.raises(NonFinite, match="nan at step 120"):
         bench.train(bench.task("sae", objective=BreaksAt(120)), tmp_path)
     assert_last_good_checkpoint_is_kept(tmp_path, 100)
 
@@ -190,7 +231,7 @@ def test_a_gradient_that_is_nan_beside_a_finite_loss_reaches_neither_checkpoint_
     bench, tmp_path, step, kept
 ):
     """The step of the checkpoint, and the last one, break the weights only after their loss was computed."""
-    with pytest.raises(NonFiniteLoss):
+    with pytest.raises(NonFinite):
         bench.train(bench.task("sae", objective=BreaksAt(step, gradient_only=True)), tmp_path)
     assert_last_good_checkpoint_is_kept(tmp_path, kept)
 

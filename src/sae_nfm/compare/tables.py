@@ -12,6 +12,7 @@ from rich.text import Text
 from sae_nfm.compare.measures import MEASURES
 from sae_nfm.compare.studies import Problem, Study
 from sae_nfm.compare.varied import text
+from sae_nfm.files import replacing
 from sae_nfm.report.estimates import format_parts
 
 
@@ -78,7 +79,7 @@ def _table(studies: Sequence[Study], varied: Sequence[str], top: Path, intervals
 
 def write_csv(studies: Sequence[Study], varied: Sequence[str], path: Path, top: Path) -> Path:
     """Write a line per study: the varied settings, then every measure with its interval's ends."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         measures = [name for m in MEASURES for name in (m.name, f"{m.name}_low", f"{m.name}_high")]
         writer.writerow(["study", *varied, *measures, "warnings"])

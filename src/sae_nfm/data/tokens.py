@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,6 +22,8 @@ from sae_nfm.store import Store, fingerprint
 
 SPLITS = ("train", "validation", "test")
 _BATCH = 1 << 20  # characters tokenised, and tokens counted, at a time
+_CHARS_PER_TOKEN = 8  # of a text whose start alone is tokenised; most have fewer
+_MARGIN = 1 << 16  # characters after which a token does not depend on what follows
 
 
 class TokenBlocks:
@@ -194,16 +197,12 @@ def _write(
         )
         bar = tqdm(desc="tokens", unit=" tokens", unit_scale=True, total=max_tokens, mininterval=1)
         stack.enter_context(bar)
-        for document, ids in _tokenised(corpus.documents(), tokenizer):
-            room = None if max_tokens is None else max_tokens - written
-            ids = [bos_id, *ids][:room]
+        for document, ids in _tokenised(corpus.documents(), tokenizer, bos_id, max_tokens):
             split = _split_of(document.key, splits)
             starts[split].append([streams[split].size])
             streams[split].append(ids)
             written += len(ids)
             bar.update(len(ids))
-            if room == len(ids):
-                break
     if written == 0:
         raise NotAllowed(
             "corpus", type(corpus).__name__, "corpora with some text in them", "it holds no document"
@@ -211,22 +210,59 @@ def _write(
 
 
 def _tokenised(
-    documents: Iterator[Document], tokenizer: PreTrainedTokenizerFast
+    documents: Iterator[Document], tokenizer: PreTrainedTokenizerFast, bos_id: int, max_tokens: int | None
 ) -> Iterator[tuple[Document, list[int]]]:
+    """Documents with their tokens, BOS first, until those are `max_tokens` in all; the last may be cut."""
+    left = sys.maxsize if max_tokens is None else max_tokens
     for batch in _batches(documents):
-        ids = tokenizer(
-            [document.text for document in batch],
-            add_special_tokens=False,
-            return_attention_mask=False,
-            verbose=False,  # a document longer than the model's context is no reason to warn
-        )["input_ids"]
-        yield from zip(batch, ids, strict=True)
+        if len(batch) == 1:
+            tokenised = [_first_ids(batch[0].text, tokenizer, left)]
+        else:
+            tokenised = _encode([document.text for document in batch], tokenizer)["input_ids"]
+        for document, ids in zip(batch, tokenised, strict=True):
+            ids = [bos_id, *ids][:left]
+            yield document, ids
+            left -= len(ids)
+            if left == 0:
+                return
+
+
+def _first_ids(text: str, tokenizer: PreTrainedTokenizerFast, num_tokens: int) -> list[int]:
+    """The first tokens of a text, `num_tokens` or a few more, without reading much more of it.
+
+    A start of the text is tokenised, twice as long each time, until the tokens asked for end `_MARGIN`
+    characters before it does: where a text is cut changes tokens near the cut alone. That holds for words
+    that are tokenised one by one, and for BPE and unigram models over a whole text, whose choices depend on
+    what follows no further than a chain of overlapping tokens goes, each preferred to the one before.
+    """
+    num_chars = _MARGIN + _CHARS_PER_TOKEN * num_tokens
+    while num_chars < len(text):
+        start = _encode([text[:num_chars]], tokenizer, return_offsets_mapping=True)
+        ends = [end for _, end in start["offset_mapping"][0][:num_tokens]]
+        if len(ends) == num_tokens and ends[-1] + _MARGIN <= num_chars:
+            return start["input_ids"][0]
+        num_chars *= 2
+    return _encode([text], tokenizer)["input_ids"][0]
+
+
+def _encode(texts: list[str], tokenizer: PreTrainedTokenizerFast, **asked: Any) -> Any:
+    return tokenizer(
+        texts,
+        add_special_tokens=False,
+        return_attention_mask=False,
+        verbose=False,  # a document longer than the model's context is no reason to warn
+        **asked,
+    )
 
 
 def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
+    """Documents of about `_BATCH` characters in all; a longer one comes alone."""
     batch: list[Document] = []
     num_chars = 0
     for document in documents:
+        if len(document.text) > _BATCH and batch:
+            yield batch
+            batch, num_chars = [], 0
         batch.append(document)
         num_chars += len(document.text)
         if num_chars >= _BATCH:

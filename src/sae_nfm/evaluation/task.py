@@ -18,6 +18,7 @@ from sae_nfm.evaluation.divergence import Clean, divergence
 from sae_nfm.evaluation.export import TokenExport
 from sae_nfm.evaluation.metrics import EvaluationSums, TokenValues, measures
 from sae_nfm.evaluation.surroundings import Surroundings
+from sae_nfm.finite import NonFinite
 from sae_nfm.lm import LanguageModel, Site
 from sae_nfm.models.autoencoder import Autoencoder, Parts
 from sae_nfm.models.codes import Codes
@@ -136,6 +137,7 @@ class EvaluationTask(LightningModule):
         clean = Clean.of(clean_logits, tokens, self.settings.top_n)
         replacements = self._replacements(batch, activation, self.scored.replaced(scored))
         by_measure, kl_draws = self._measure(clean, clean_logits, replacements, prefix.resid)
+        self._check_finite(kl_draws, scored)
         has_target = scored & (clean.targets >= 0)
         has_target[:, :-1] &= scored[:, 1:]
         documents = self.scored.blocks.documents(numbers.cpu().numpy()).to(self.device)
@@ -145,6 +147,17 @@ class EvaluationTask(LightningModule):
             block, position = scored.nonzero(as_tuple=True)
             kl = by_measure[0][:, scored]
             self.export.add(documents[scored], numbers.to(block.device)[block], position, tokens[scored], kl)
+
+    def _check_finite(self, kl_draws: list[Float[Tensor, "draw block pos"]], scored: Tensor) -> None:
+        """Raise a `NonFinite` that names the condition, where a KL is NaN or infinite."""
+        for condition, kl in zip(self.conditions, kl_draws, strict=True):
+            if not (found := kl[:, scored]).isfinite().all():
+                broken = int((~found.isfinite()).sum())
+                raise NonFinite(
+                    f"evaluation: the KL of {condition.name} is not finite at {broken} of {found.numel()} "
+                    f"measurements of a batch, in lm.dtype={self.lm.dtype};\nallowed: finite logits, "
+                    "as a wider lm.dtype or a smaller learning rate of what is spliced in may give"
+                )
 
     def _spliceable(self, activation: Tensor, numbers: Tensor) -> Spliceable:
         parts = self.autoencoder(activation.to(self.autoencoder.normalizer.scale.dtype))

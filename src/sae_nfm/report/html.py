@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sae_nfm.files import write_atomically
 from sae_nfm.report.estimates import label, number
 from sae_nfm.report.figures import draw_figures
 from sae_nfm.report.headline import facts, headline, marginal_gain
@@ -61,7 +62,7 @@ _TERMS = {
 
 
 def write_report(result: Mapping[str, Any], folder: Path) -> Path:
-    """Write `report.html`, and the figures it shows below `figures/`.
+    """Write `report.html`, whole or not at all, after the figures it shows below `figures/`.
 
     Args:
         result: the content of a study's `result.json`.
@@ -73,7 +74,7 @@ def write_report(result: Mapping[str, Any], folder: Path) -> Path:
     folder = Path(folder)
     drawn = {path.stem: path for path in draw_figures(result, folder / "figures")}
     path = folder / "report.html"
-    path.write_text(report_page(result, drawn), encoding="utf-8")
+    write_atomically(path, report_page(result, drawn))
     return path
 
 

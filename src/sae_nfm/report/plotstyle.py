@@ -10,6 +10,7 @@ from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from sae_nfm.files import replacing
 from sae_nfm.report.estimates import Estimate
 
 BLACK, ORANGE, GREEN = "#000000", "#E69F00", "#009E73"
@@ -67,9 +68,9 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write the figure as a PNG, making its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    """Write the figure as a PNG, whole or not at all, making its folder."""
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png")
     return path
 
 

@@ -9,15 +9,16 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 from torch import Tensor, nn
 
-from sae_nfm.errors import NonFiniteLoss
+from sae_nfm.finite import NonFinite
+from sae_nfm.training.checkpoints import LAST, Checkpoints
 
 log = logging.getLogger(__name__)
 
 
-class StopOnNonFiniteLoss(Callback):
+class StopOnNonFinite(Callback):
     """End the run before a checkpoint of broken weights can replace a good one.
 
     A NaN stays in the weights, so that looking at the loss every few steps, and always before a checkpoint,
@@ -25,7 +26,7 @@ class StopOnNonFiniteLoss(Callback):
 
     Args:
         every: steps between two looks; checkpoints come at multiples of it.
-        checkpoints: where the last good checkpoint is.
+        checkpoints: where the last good checkpoint is, if there is one.
     """
 
     def __init__(self, every: int, checkpoints: Path) -> None:
@@ -45,9 +46,10 @@ class StopOnNonFiniteLoss(Callback):
             what = f"{type(pl_module).__name__} has weights that are not finite"
         else:
             return
-        raise NonFiniteLoss(
-            f"{what} at step {trainer.global_step};\n"
-            f"the last good checkpoint is kept in {self.checkpoints}.\n"
+        is_kept = (self.checkpoints / LAST).exists()
+        kept = f"the last good checkpoint is kept in {self.checkpoints}" if is_kept else "nothing is stored"
+        raise NonFinite(
+            f"{what} at step {trainer.global_step};\n{kept}.\n"
             "A lower learning rate or a longer warm-up usually mends this"
         )
 
@@ -99,10 +101,7 @@ LOOK_EVERY = 50
 def training_callbacks(checkpoints: Path, checkpoint_every: int) -> list[Callback]:
     """Checkpoints for resuming, the guard against a broken loss, and the progress bar."""
     every = max(LOOK_EVERY, checkpoint_every // LOOK_EVERY * LOOK_EVERY)
-    keep_last = ModelCheckpoint(
-        checkpoints, filename="last", every_n_train_steps=every, save_top_k=1, enable_version_counter=False
-    )
-    return [StopOnNonFiniteLoss(LOOK_EVERY, checkpoints), keep_last, progress_bar()]
+    return [StopOnNonFinite(LOOK_EVERY, checkpoints), Checkpoints(checkpoints, every), progress_bar()]
 
 
 def progress_bar() -> Callback:

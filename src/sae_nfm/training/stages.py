@@ -2,10 +2,11 @@
 
 import json
 import logging
+import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sae_nfm.data.activations import ActivationModule
-from sae_nfm.store import discard, write_atomically
+from sae_nfm.files import write_atomically
+from sae_nfm.finite import NonFinite
+from sae_nfm.ranks import Ranks
+from sae_nfm.store import discard
 from sae_nfm.training.callbacks import KeepBest, training_callbacks
+from sae_nfm.training.checkpoints import newest_checkpoint
 from sae_nfm.training.tasks import DictionaryTask
 
 WEIGHTS, METRICS, CHECKPOINTS = "weights.safetensors", "metrics.json", "checkpoints"
@@ -33,6 +38,7 @@ class Run:
         gradient_clip: largest gradient norm; 0 clips nothing.
         checkpoint_every: steps between checkpoints.
         validations: how often the run looks at held-out documents.
+        ranks: the processes that share it.
     """
 
     trainer: Callable[..., Trainer]
@@ -40,12 +46,13 @@ class Run:
     gradient_clip: float
     checkpoint_every: int
     validations: int
+    ranks: Ranks = field(default_factory=Ranks)
 
 
 def train(
     stage: str, task: DictionaryTask, data: ActivationModule, trained: nn.Module, run: Run, folder: Path
 ) -> None:
-    """Train from the folder's last checkpoint, if there is one, and leave weights and metrics in the folder.
+    """Train from the folder's last whole checkpoint, if there is one, and leave weights and metrics there.
 
     The weights are those of the best validation, that of the untrained start and that of the end included.
 
@@ -56,20 +63,23 @@ def train(
         trained: the part of the task whose weights are the artifact.
         run: how to run it.
         folder: the unfinished artifact.
+
+    Raises:
+        ValueError: what was trained is no dictionary; nothing is stored.
+        NonFinite: the loss or the weights became NaN or infinite.
     """
     num_steps = task.schedule.num_steps
-    last = folder / CHECKPOINTS / "last.ckpt"
-    first_step = _step_of(last)
+    last = run.ranks.from_first(lambda: newest_checkpoint(folder / CHECKPOINTS))
+    first_step = 0 if last is None else _step_of(last)
     best = KeepBest(trained, f"validation/{task.watched}", first_step)
     with run.logger(stage, folder) as logger:
         trainer = _trainer(run, num_steps, logger, folder, best)
-        if last.exists():
-            log.info("%s: going on from %s", stage, last)
+        if last is not None:
+            log.info("%s: going on from %s, step %d", stage, last, first_step)
         if first_step % _validation_interval(run, num_steps) == 0:  # a checkpoint comes before its validation
-            at = last if last.exists() else None
-            trainer.validate(task, datamodule=data, ckpt_path=at, weights_only=True, verbose=False)
+            trainer.validate(task, datamodule=data, ckpt_path=last, weights_only=True, verbose=False)
         started = time.perf_counter()
-        trainer.fit(task, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
+        trainer.fit(task, datamodule=data, ckpt_path=last, weights_only=True)
         seconds = time.perf_counter() - started
         if trainer.global_step != num_steps:
             raise RuntimeError(
@@ -77,12 +87,14 @@ def train(
                 "nothing is stored"
             )
         (quality,) = trainer.validate(task, datamodule=data, verbose=False)
-        if best.step != trainer.global_step:
+        if best.weights and best.step != trainer.global_step:  # none where no validation gave a number
             best.restore()
             (quality,) = trainer.validate(task, datamodule=data, verbose=False)
+        _refuse_the_absurd(stage, task, quality[f"validation/{task.watched}"])
         metrics = {name.removeprefix("validation/"): value for name, value in quality.items()}
         metrics["train_tokens"] = num_steps * data.pool.batch
         metrics["steps"], metrics["best_step"] = trainer.global_step, best.step
+        metrics["processes"] = trainer.world_size  # the sums of several are rounded otherwise
         metrics["tokens_per_s"] = (num_steps - first_step) * data.pool.batch / seconds
         if trainer.is_global_zero:
             save_weights(trained, folder / WEIGHTS)
@@ -102,6 +114,7 @@ def _trainer(run: Run, num_steps: int, logger: Any, folder: Path, best: KeepBest
         inference_mode=False,  # validation runs before training too, and its sums are the same tensors
         log_every_n_steps=min(50, 1 + num_steps // 100),  # a hundred points of a curve, at least
         enable_model_summary=False,
+        enable_checkpointing=False,  # Lightning's own, which copies to the final name
         default_root_dir=folder,
     )
 
@@ -128,7 +141,15 @@ def read_metrics(folder: Path) -> dict[str, float]:
     return json.loads((folder / METRICS).read_text())
 
 
+def _refuse_the_absurd(stage: str, task: DictionaryTask, figure: float) -> None:
+    """Raise where the best that was found explains less than nothing, as sums that overflowed may say."""
+    if not (math.isfinite(figure) and figure >= task.least):
+        raise NonFinite(
+            f"{stage}: its {task.watched} on validation documents is {figure:.4g}, and nothing is stored;\n"
+            f"allowed: a finite number, from {task.least:g} on. "
+            f"A lower {task.optimizer_setting}.lr or a longer warmup usually mends this"
+        )
+
+
 def _step_of(checkpoint: Path) -> int:
-    if not checkpoint.exists():
-        return 0
     return int(torch.load(checkpoint, weights_only=True, map_location="cpu", mmap=True)["global_step"])

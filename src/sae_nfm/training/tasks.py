@@ -1,5 +1,6 @@
 """The two training stages: the SAE, then the NFM on its residual."""
 
+import math
 from collections.abc import Iterable
 from typing import Any, Protocol
 
@@ -85,6 +86,11 @@ class DictionaryTask(LightningModule):
         self.quality.reset()
 
     watched = "explained_variance"
+    """The figure of the validation that chooses among weights."""
+    least = 0.0
+    """Below this value of it something is broken: for an SAE, the mean is the better reconstruction."""
+    optimizer_setting = "sae_optimizer"
+    """The setting that chooses the optimizer."""
 
 
 class SAETask(DictionaryTask):
@@ -136,6 +142,8 @@ class NFMTask(DictionaryTask):
     """Train the autoencoder's NFM, or what stands in its place, on the residual of the frozen SAE."""
 
     watched = "residual_explained"
+    least = -math.inf  # a linear part that was solved on too few tokens may be worse than none
+    optimizer_setting = "nfm_optimizer"
 
     def setup(self, stage: str) -> None:
         """Freeze the SAE."""
