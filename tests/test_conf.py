@@ -279,6 +279,18 @@ def test_what_would_train_other_steps_than_are_recorded_is_refused(setting):
         config.check(compose("study", overrides=[f"+trainer.{setting}"]))
 
 
+def test_apples_mps_is_passed_by_for_the_cpu_and_refused_where_it_is_asked_for(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for trainer in ("auto", "cpu"):
+        checked = config.check(compose("study", overrides=[f"trainer={trainer}"]))
+        assert checked.trainer.accelerator == "cpu"
+    with pytest.raises(
+        NotAllowed, match=r"trainer\.accelerator=gpu: Apple's MPS has no float64.* allowed are cpu"
+    ):
+        config.check(compose("study", overrides=["trainer=gpu"]))
+
+
 def test_what_changes_weights_is_part_of_what_determines_them():
     def spec(*overrides):
         return config.trainer_spec(compose("study", overrides=list(overrides)))

@@ -1,5 +1,6 @@
 """Every object that is built of the configuration."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from sae_nfm.training.schedule import Schedule
 from sae_nfm.training.stages import Run
 from sae_nfm.training.tasks import OptimizerFactory
 
+log = logging.getLogger(__name__)
 _WHERE = ("accelerator", "devices", "strategy", "num_nodes", "profiler", "detect_anomaly")
 _HOW = ("precision", "deterministic", "benchmark", "plugins")
 
@@ -158,6 +160,19 @@ def trainer_spec(cfg: DictConfig) -> dict[str, Any]:
     return {name: settings[name] for name in _HOW if name in settings}
 
 
+def _accelerator(asked: str) -> str:
+    """The accelerator, but never Apple's: it has no float64, in which all sums are kept."""
+    if not torch.backends.mps.is_available() or torch.cuda.is_available():
+        return asked
+    if asked == "auto":
+        log.info("trainer.accelerator=auto: the CPU, because Apple's MPS has no float64 to keep sums in")
+        return "cpu"
+    if asked in ("mps", "gpu"):
+        because = "Apple's MPS has no float64 to keep sums in"
+        raise NotAllowed("trainer.accelerator", asked, "cpu, auto", because)
+    return asked
+
+
 def run(cfg: DictConfig, tracker: Tracker, ranks: Ranks) -> Run:
     """How the stages are run, and by which processes."""
     return Run(
@@ -197,6 +212,7 @@ def check(cfg: DictConfig) -> DictConfig:
         NotAllowed: a setting is not.
     """
     cfg = typed(cfg)
+    cfg.trainer.accelerator = _accelerator(cfg.trainer.accelerator)
     trainer_spec(cfg)
     activation_cache(cfg)
     pool(cfg)

@@ -290,3 +290,15 @@ def test_of_a_long_document_little_more_is_tokenised_than_is_needed(tmp_path, to
     assert sum(read) > len(long.text)
     assert [stream_of(blocks) for blocks in splits] == [stream_of(blocks) for blocks in whole]
     assert sum(blocks.num_tokens for blocks in splits) == 20_000
+
+
+def test_a_text_that_spells_the_bos_token_is_text_and_is_told(prepare, tokenizer, caplog):
+    words = "one two three four five six seven eight nine ten"
+    spelt = [Document(f"{words} <|endoftext|> {words} {n}", key=str(n)) for n in range(60)]
+    splits = prepare(Documents(spelt))
+    blocks = splits.train
+    stream = blocks.tokens(range(len(blocks)))[:, 1:].flatten()
+    assert int((stream == blocks.bos_id).sum()) <= blocks.num_documents
+    assert "<|endoftext|>" in tokenizer.decode(stream[stream != blocks.bos_id])
+    (warning,) = [r.message for r in caplog.records if r.levelname == "WARNING"]
+    assert "'corpus.separator=\"<|endoftext|>\"'" in warning

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -20,6 +21,7 @@ from sae_nfm.data.corpora import Corpus, Document
 from sae_nfm.settings import NotAllowed
 from sae_nfm.store import Store, fingerprint
 
+log = logging.getLogger(__name__)
 SPLITS = ("train", "validation", "test")
 _BATCH = 1 << 20  # characters tokenised, and tokens counted, at a time
 _CHARS_PER_TOKEN = 8  # of a text whose start alone is tokenised; most have fewer
@@ -214,7 +216,9 @@ def _tokenised(
 ) -> Iterator[tuple[Document, list[int]]]:
     """Documents with their tokens, BOS first, until those are `max_tokens` in all; the last may be cut."""
     left = sys.maxsize if max_tokens is None else max_tokens
+    told = False
     for batch in _batches(documents):
+        told = told or _tell_of_bos(batch, tokenizer, bos_id)
         if len(batch) == 1:
             tokenised = [_first_ids(batch[0].text, tokenizer, left)]
         else:
@@ -249,10 +253,25 @@ def _encode(texts: list[str], tokenizer: PreTrainedTokenizerFast, **asked: Any) 
     return tokenizer(
         texts,
         add_special_tokens=False,
+        split_special_tokens=True,  # a text that spells the BOS token is text
         return_attention_mask=False,
         verbose=False,  # a document longer than the model's context is no reason to warn
         **asked,
     )
+
+
+def _tell_of_bos(batch: list[Document], tokenizer: PreTrainedTokenizerFast, bos_id: int) -> bool:
+    """Warn where a document spells the BOS token, which may have been meant to separate documents."""
+    bos = str(tokenizer.convert_ids_to_tokens(bos_id))
+    found = any(bos in document.text for document in batch)
+    if found:
+        log.warning(
+            "corpus: a document holds %s, which is read as text and not as a token; if it separates "
+            "documents, 'corpus.separator=\"%s\"' says so",
+            bos,
+            bos,
+        )
+    return found
 
 
 def _batches(documents: Iterator[Document]) -> Iterator[list[Document]]:
