@@ -11,7 +11,7 @@ from sae_nfm.lm import ASSETS, DTYPES, HOOKS, LanguageModel, Site
 
 DOCS_LM = str(ASSETS / "docs_lm")
 LAYERS = (0, 3, 5)
-FOURTH_MLP, RANDOM = "transformer.h.4.mlp.c_proj", "and would be random:\n"
+FOURTH_MLP, RANDOM = "transformer.h.4.mlp.c_proj", "and would be random: "
 NAN_IN_LAYER_1 = broken("transformer.h.1.mlp.c_fc.bias", torch.nan)
 SITES = [Site(layer, hook) for layer in LAYERS for hook in HOOKS]
 
@@ -235,7 +235,7 @@ def reshaped(weights):
 )
 def test_a_folder_that_lacks_weights_is_refused(tmp_path, change, named):
     folder = changed_lm(tmp_path, change)
-    with pytest.raises(ValueError, match=re.escape(f"lm.path={folder}: {named}")):
+    with pytest.raises(ValueError, match=re.escape(f"path={folder}: {named}")):
         LanguageModel(str(folder), "float32")
 
 
@@ -243,7 +243,7 @@ def test_a_file_of_weights_that_is_cut_off_is_named(tmp_path):
     folder = changed_lm(tmp_path, lambda weights: None)
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(ValueError, match=re.escape(f"lm.path={folder}: cannot be loaded")):
+    with pytest.raises(ValueError, match=re.escape(f"path={folder}: cannot be loaded")):
         LanguageModel(str(folder), "float32")
 
 

@@ -318,6 +318,6 @@ def test_what_finds_no_room_is_told_as_a_setting_and_made_when_there_is_room(sto
         no_space(folder / "weights.bin")
 
     for together in (False, True):
-        with pytest.raises(ValueError, match=r"artifacts: .* cannot be made \(.*No space left on device"):
+        with pytest.raises(ValueError, match=r"artifacts=.* cannot be made \(.*No space left on device"):
             store.fetch("sae", SPEC, full, together=together)
     assert (store.fetch("sae", SPEC, make) / "weights.bin").read_text() == "weights"

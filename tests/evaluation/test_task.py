@@ -12,6 +12,7 @@ from sae_nfm.evaluation.baselines import Eps, NormOnly
 from sae_nfm.evaluation.blocks import ScoredBlocks
 from sae_nfm.evaluation.conditions import FromParts
 from sae_nfm.evaluation.task import EvaluationTask, Settings, conditions
+from sae_nfm.finite import NonFinite
 from sae_nfm.lm import LanguageModel, Site
 from small_models import make_autoencoder
 
@@ -273,7 +274,7 @@ def test_token_level_results_are_those_that_were_summed(lm, splits, run, tmp_pat
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_a_kl_that_is_not_finite_is_told_by_its_condition(lm, splits, monkeypatch, value):
     monkeypatch.setitem(RECONSTRUCTIONS, "sae_nfm", lambda batch: torch.full_like(batch.x, value))
-    with pytest.raises(ValueError, match=r"the KL of sae_nfm is not finite at \d+ of \d+ measurements"):
+    with pytest.raises(NonFinite, match=r"the KL of sae_nfm is not finite at \d+ of \d+ measurements"):
         evaluate(lm, splits)
 
 

@@ -187,7 +187,7 @@ def test_where_there_is_no_checkpoint_yet_none_is_spoken_of(bench, tmp_path):
 def test_what_explains_less_than_nothing_is_not_stored(bench, tmp_path, stage, figure):
     task = bench.task(stage, steps=10)
     task.least = 2.0
-    with pytest.raises(ValueError, match=f"{stage}: its {figure} on validation documents is ") as error:
+    with pytest.raises(NonFinite, match=f"{stage}: its {figure} on validation documents is ") as error:
         bench.train(task, tmp_path)
     assert f"{stage}_optimizer.lr" in str(error.value)
     assert not (tmp_path / WEIGHTS).exists()
@@ -198,7 +198,7 @@ def test_where_no_validation_gives_a_number_nothing_is_stored(bench, tmp_path, m
     monkeypatch.setattr(
         DictionaryQuality, "compute", lambda quality: compute(quality) | {"explained_variance": torch.nan}
     )
-    with pytest.raises(ValueError, match="sae: its explained_variance on validation documents is nan"):
+    with pytest.raises(NonFinite, match="sae: its explained_variance on validation documents is nan"):
         bench.train(bench.task("sae", steps=10), tmp_path)
     assert not (tmp_path / WEIGHTS).exists()
 
@@ -210,7 +210,7 @@ def test_figures_of_overflowed_sums_are_absurd(bench, stage, least, figure):
     assert task.least == least
     if (stage, figure) == ("nfm", -6e28):
         return stages._refuse_the_absurd(stage, task, figure)
-    with pytest.raises(ValueError, match="nothing is stored"):
+    with pytest.raises(NonFinite, match="nothing is stored"):
         stages._refuse_the_absurd(stage, task, figure)
 
 

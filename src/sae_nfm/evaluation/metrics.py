@@ -33,7 +33,7 @@ class TokenValues(NamedTuple):
 
     by_measure: Float[Tensor, "measure condition block pos"]
     """Means over draws, in the order of `measures`."""
-    kl_draws: list[Float[Tensor, "draw block pos"]]
+    kl_draws: list[Float[Tensor, "_draw block pos"]]
     """Every KL of every condition."""
     scored: Bool[Tensor, "block pos"]
     has_target: Bool[Tensor, "block pos"]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy import stats
 
 
@@ -39,7 +39,7 @@ class Estimate:
 
 def clustered_error(
     sums: Float[np.ndarray, "cluster ..."], tokens: Float[np.ndarray, "cluster ..."]
-) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
+) -> tuple[np.floating | Float[np.ndarray, "..."], np.integer | Int[np.ndarray, "..."]]:
     """Standard error of the mean per token Σ sums / Σ tokens, and its degrees of freedom.
 
     Cluster-robust variance with the G/(G−1) correction and G − 1 degrees of freedom (Cameron & Miller 2015,

@@ -148,7 +148,7 @@ class EvaluationTask(LightningModule):
             kl = by_measure[0][:, scored]
             self.export.add(documents[scored], numbers.to(block.device)[block], position, tokens[scored], kl)
 
-    def _check_finite(self, kl_draws: list[Float[Tensor, "draw block pos"]], scored: Tensor) -> None:
+    def _check_finite(self, kl_draws: list[Float[Tensor, "_draw block pos"]], scored: Tensor) -> None:
         """Raise a `NonFinite` that names the condition, where a KL is NaN or infinite."""
         for condition, kl in zip(self.conditions, kl_draws, strict=True):
             if not (found := kl[:, scored]).isfinite().all():
@@ -198,7 +198,7 @@ class EvaluationTask(LightningModule):
         clean_logits: Float[Tensor, "block pos d_vocab"],
         replacements: Iterator[tuple[int, Tensor, Tensor]],
         resid: Float[Tensor, "block pos d_model"],
-    ) -> tuple[Float[Tensor, "measure condition block pos"], list[Float[Tensor, "draw block pos"]]]:
+    ) -> tuple[Float[Tensor, "measure condition block pos"], list[Float[Tensor, "_draw block pos"]]]:
         """Run the replacements through the suffix, several stacked: means over draws, and every KL."""
         num_blocks = len(resid)
         stack = max(1, (self.settings.rows or (8 if self.device.type == "cpu" else 64)) // num_blocks)

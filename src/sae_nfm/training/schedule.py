@@ -31,4 +31,4 @@ class Schedule:
 
     def scheduler(self, optimizer: Optimizer) -> LambdaLR:
         """The schedule bound to an optimizer."""
-        return LambdaLR(optimizer, self.factor)
+        return LambdaLR(optimizer, lambda step: self.factor(step))  # of a method, checkpoints keep attributes
