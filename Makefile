@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install quickstart test test-all lint bench clean
+.PHONY: help install quickstart test test-all lint mutants bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -27,6 +27,10 @@ lint: install ## ruff and pyright
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
+
+mutants: install ## which changes of the code no test notices, in hours; tests/MUTANTS.md lists those that were looked at
+	$(BIN)/pip install --quiet --constraint constraints.txt '.[mutants]'
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/mutmut run; $(BIN)/mutmut results
 
 bench: install ## side by side with other SAE libraries, in an environment of their own
 	$(MAKE) -C benchmarks PROJECT_PYTHON=$(CURDIR)/$(BIN)/python

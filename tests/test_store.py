@@ -321,3 +321,17 @@ def test_what_finds_no_room_is_told_as_a_setting_and_made_when_there_is_room(sto
         with pytest.raises(ValueError, match=r"artifacts=.* cannot be made \(.*No space left on device"):
             store.fetch("sae", SPEC, full, together=together)
     assert (store.fetch("sae", SPEC, make) / "weights.bin").read_text() == "weights"
+
+
+def test_a_byte_that_changes_without_a_trace_is_found(store, make):
+    """As bits flip on a disk: size and time of change stay what they were."""
+    path = store.fetch("sae", SPEC, make) / "weights.bin"
+    time.sleep(2.1)  # hashes are remembered only of files that have settled
+    store.fetch("sae", SPEC, make)
+    before, content = path.stat(), bytearray(path.read_bytes())
+    content[0] ^= 1
+    with path.open("r+b") as file:
+        file.write(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(CorruptedArtifact, match=r"weights\.bin"):
+        store.fetch("sae", SPEC, make)

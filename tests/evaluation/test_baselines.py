@@ -1,7 +1,18 @@
 import pytest
 import torch
 
-from sae_nfm.evaluation.baselines import Cov, Eps, NormCorrected, NormOnly, Permuted, Real, Target, Theta
+from sae_nfm.evaluation.baselines import (
+    Cov,
+    Eps,
+    NormCorrected,
+    NormOnly,
+    Permuted,
+    Real,
+    Target,
+    Theta,
+    choice,
+    normal,
+)
 from sae_nfm.evaluation.conditions import Mean, Spliceable, Zero
 from sae_nfm.evaluation.surroundings import Surroundings
 from sae_nfm.models.autoencoder import Parts
@@ -110,3 +121,32 @@ def test_zero_and_mean_do_not_depend_on_the_activation():
     batch = batch_of([0, 1])
     assert not Zero()(batch).any()
     assert torch.equal(Mean()(batch), torch.ones(2, 7, D))
+
+
+def test_names_and_draws_settle_what_is_drawn():
+    batch = batch_of([3])
+    for draw in (normal, lambda batch, name, number: choice(batch, name, number, 1000)):
+        first = draw(batch, "one", 0)
+        assert torch.equal(first, draw(batch, "one", 0))
+        assert not torch.equal(first, draw(batch, "two", 0))
+        assert not torch.equal(first, draw(batch, "one", 1))
+
+
+def test_real_errors_point_from_one_activation_of_the_bank_to_another():
+    batch = batch_of(list(range(40)))
+    batch = batch._replace(surroundings=batch.surroundings._replace(bank=torch.eye(D)[:3] * 2))
+    error = (Real()(batch, target_of(batch), 0) - batch.x).flatten(0, 1)
+    directions = torch.nn.functional.normalize(error, dim=-1)[:, :3]
+    pairs = {tuple(row) for row in (directions * 2**0.5).round().int().tolist()}
+    assert pairs == {(1, -1, 0), (1, 0, -1), (-1, 1, 0), (0, 1, -1), (-1, 0, 1), (0, -1, 1)}
+    torch.testing.assert_close(error[:, 3:], torch.zeros_like(error[:, 3:]), rtol=0, atol=1e-5)
+
+
+def test_theta_of_a_reconstruction_that_points_along_the_activation_is_the_activation():
+    """Rounding may bring the cosine of equal directions above 1."""
+    batch = batch_of(list(range(50)))
+    for scale in (1.0, 1.7, -1.0):
+        target = target_of(batch)._replace(reconstruction=batch.x * scale)
+        turned = Theta("x")(batch, target, 0)
+        assert turned.isfinite().all()
+        torch.testing.assert_close(turned, batch.x * (1 if scale > 0 else -1), rtol=1e-2, atol=1e-2)

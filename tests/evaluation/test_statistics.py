@@ -54,7 +54,7 @@ def test_identical_conditions_have_no_effect_and_no_nan():
     nothing, tokens = np.zeros(10), np.arange(1.0, 11)
     found = clustered_t(nothing, tokens)
     assert (found["t"], found["p"]) == (0, 1)
-    assert wilcoxon(nothing)["p"] == 1
+    assert wilcoxon(nothing) == {"statistic": 0.0, "p": 1.0, "n_documents": 10}
 
 
 def test_the_jackknife_of_a_mean_of_equal_documents_is_its_t_interval():
@@ -112,3 +112,9 @@ def test_a_constant_difference_without_error_is_certain():
     found = clustered_t(3 * tokens, tokens)
     assert (found["t"], found["p"]) == (np.inf, 0.0)
     assert clustered_t(-3 * tokens, tokens)["t"] == -np.inf
+
+
+def test_more_is_shown_only_where_the_whole_interval_lies_above():
+    estimate = Estimate(1.0, (0.5, 1.5))
+    assert estimate.shows_more_than(0.4)
+    assert not estimate.shows_more_than(0.6)

@@ -189,6 +189,7 @@ def test_paired_tests(tokens, summary):
     sizes = tokens.tokens_by_document()
     assert (test["a"], test["b"]) == ("sae", "sae_nfm")
     assert test["difference"]["mean"] == pytest.approx((a - b).mean())
+    assert test["difference"]["ci95"] == pytest.approx(interval(by_document, sizes))
     assert test["paired_t_clustered"] == pytest.approx(clustered_t(by_document, sizes))
     expected = stats.wilcoxon(by_document / sizes)
     assert test["wilcoxon"]["p"] == pytest.approx(expected.pvalue)
@@ -236,6 +237,7 @@ def test_the_top_measures_are_told_where_they_were_taken():
     assert entry["top_n"]["n"] == TOP
     for name in TOP_N:
         assert found[name] == pytest.approx(tokens.of("sae", name).mean())
+    assert not [name for name in entry if name.startswith("top_n_")]
 
 
 def test_they_are_not_told_where_they_were_not_taken(summary):
@@ -274,3 +276,54 @@ def test_the_share_of_what_another_condition_takes_off(summary, tokens):
     assert share.value == pytest.approx(expected)
     assert share.ci95[0] < share.value < share.ci95[1]
     assert summary.share("kl", "sae_nfm", "zero", "sae") is None
+
+
+def jackknife(summary, figure):
+    """The interval of a function of the mean KLs, one document left out at a time."""
+    sums = {name: summary._documents("kl", name) for name in NAMES}
+    counts, num = summary.tokens, len(summary.tokens)
+    value = figure({name: kl.sum() / counts.sum() for name, kl in sums.items()})
+    without = [
+        figure({name: np.delete(kl, i).sum() / np.delete(counts, i).sum() for name, kl in sums.items()})
+        for i in range(num)
+    ]
+    margin = stats.t.ppf(0.975, num - 1) * np.sqrt(
+        (num - 1) / num * np.square(np.array(without) - value).sum()
+    )
+    return value, (value - margin, value + margin)
+
+
+def test_intervals_of_shares_and_of_differences_of_ratios_are_those_of_the_whole_expression(summary):
+    share = summary.share("kl", "sae_nfm", "eps(sae)", "sae")
+    value, interval = jackknife(
+        summary, lambda kl: (kl["sae"] - kl["sae_nfm"]) / (kl["sae"] - kl["eps(sae)"])
+    )
+    assert share.value == pytest.approx(value)
+    assert share.ci95 == pytest.approx(interval)
+    change = summary.ratio_difference("kl", ("sae", "eps(sae)"), ("sae_nfm", "sae"))
+    value, interval = jackknife(summary, lambda kl: kl["sae"] / kl["eps(sae)"] - kl["sae_nfm"] / kl["sae"])
+    assert change.value == pytest.approx(value)
+    assert change.ci95 == pytest.approx(interval)
+    assert summary.share("kl", "sae_nfm", "zero", "sae") is None  # which takes off nothing
+
+
+def test_squared_errors_are_averaged_over_tokens(tokens, summary):
+    sae, nfm = tokens.of("sae", "mse").mean(), tokens.of("sae_nfm", "mse").mean()
+    assert summary.reduction("mse", "sae_nfm", "sae").value == pytest.approx(1 - nfm / sae)
+
+
+def test_two_documents_with_one_token_each_are_enough():
+    tokens = Tokens(num_documents=2)
+    tokens.scored[:] = False
+    first, last = np.argwhere(tokens.documents == 0)[0], np.argwhere(tokens.documents == 1)[0]
+    tokens.scored[tuple(first)] = tokens.scored[tuple(last)] = True
+    tokens.has_target = tokens.scored & (np.arange(CONTEXT) < CONTEXT - 1)
+    assert len(summary_of(tokens).tokens) == 2
+
+
+def test_a_median_of_equal_values_is_that_value():
+    tokens = Tokens()
+    for name in NAMES:
+        tokens.kl_draws[name][:] = 0.123
+    kl = summary_of(tokens).condition("sae")["kl"]
+    assert kl["median"] == kl["min"] == kl["max"] == 0.123

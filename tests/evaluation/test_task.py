@@ -8,9 +8,10 @@ import pytest
 import torch
 from lightning import Trainer
 
-from sae_nfm.evaluation.baselines import Eps, NormOnly
+from sae_nfm.evaluation.baselines import Eps, NormOnly, Permuted, Real
 from sae_nfm.evaluation.blocks import ScoredBlocks
 from sae_nfm.evaluation.conditions import FromParts
+from sae_nfm.evaluation.surroundings import Surroundings
 from sae_nfm.evaluation.task import EvaluationTask, Settings, conditions
 from sae_nfm.finite import NonFinite
 from sae_nfm.lm import LanguageModel, Site
@@ -64,15 +65,18 @@ class Evaluated(NamedTuple):
         return torch.cat([values.kl_draws[number] for values in self.values], dim=1)
 
 
-def evaluate(lm, splits, site=SITE, batch_size=3, rows=1, draws=2, seed=0, save_tokens=None, **scored):
+def evaluate(
+    lm, splits, site=SITE, batch_size=3, rows=1, draws=2, seed=0, save_tokens=None, baselines=BASELINES,
+    surroundings=None, **scored,
+):  # fmt: skip
     """Run the test loop; with rows=1 every condition has a suffix of its own, in order."""
     watched = Watched(lm)
     chosen = {"num_tokens": NUM_TOKENS, "with_bos": False, "replace": "all", "position": 4, **scored}
     blocks = ScoredBlocks(splits.test, **chosen, batch_size=batch_size)
-    named = conditions(list(RECONSTRUCTIONS), BASELINES, list(RECONSTRUCTIONS), draws)
+    named = conditions(list(RECONSTRUCTIONS), baselines, list(RECONSTRUCTIONS), draws)
     settings = Settings(rows=rows, top_n=0, save_tokens=save_tokens, seed=seed)
     autoencoder = make_autoencoder(lm.d_model)
-    task = EvaluationTask(watched, site, autoencoder, blocks, named, RECONSTRUCTIONS, None, settings)
+    task = EvaluationTask(watched, site, autoencoder, blocks, named, RECONSTRUCTIONS, surroundings, settings)
     values, update = [], task.sums.update
     task.sums.update = lambda batch: (values.append(batch), update(batch))
     trainer = Trainer(
@@ -288,3 +292,35 @@ def test_the_evaluation_has_no_weights_of_the_model_and_leaves_the_dictionary_al
 
 def test_it_is_timed(run):
     assert run.task.seconds > 0
+
+
+def test_distances_are_between_the_activation_and_what_replaces_it(run):
+    names = [condition.name for condition in run.task.conditions]
+    totals = dict(zip(run.task.measures, run.sums["by_document"].sum(2), strict=True))
+    for name in ("sae", "sae_nfm", "norm_only(sae)"):
+        (spliced,) = run.spliced[name]
+        x, out = run.clean[run.scored], spliced[run.scored]
+        length = (out - x).norm(dim=-1)
+        expected = {
+            "l2": length.sum(),
+            "mse": length.pow(2).sum() / x.shape[-1],
+            "cosine": torch.cosine_similarity(out, x, dim=-1).sum(),
+        }
+        for measure, value in expected.items():
+            assert totals[measure][names.index(name)] == pytest.approx(value.item(), rel=1e-5), (
+                name,
+                measure,
+            )
+
+
+def test_baselines_that_need_other_activations_are_given_them(lm, splits):
+    bank = lm.prefix(splits.validation.tokens(range(4)), SITE).activation[:, 1:].flatten(0, 1)
+    around = Surroundings(bank.mean(0), torch.eye(lm.d_model), bank)
+    found = evaluate(lm, splits, baselines={"permuted": Permuted(), "real": Real()}, surroundings=around)
+    own = make_autoencoder(lm.d_model)(bank)
+    for draw in (0, 1):
+        error = (found.spliced["permuted(sae)"][draw] - found.clean)[found.scored]
+        nearest = (error.unsqueeze(1) - (own.sae - bank)).norm(dim=-1).amin(1)
+        assert nearest.max() < 1e-3
+    assert not torch.equal(*found.spliced["permuted(sae)"])
+    assert not torch.equal(*found.spliced["real(sae)"])

@@ -120,7 +120,8 @@ def test_the_mlp_is_its_formula_and_starts_at_no_correction(support):
     mlp = CodesMLP(D_SAE, D_IN, 16, support)
     mlp.initialize_(codes)
     assert mlp(codes).total.abs().max() == 0
-    torch.nn.init.normal_(mlp.W_2)
+    for parameter in (mlp.W_2, mlp.b_1, mlp.b_2):
+        torch.nn.init.normal_(parameter, std=0.5)
     f, active = codes.dense(D_SAE), (codes.dense(D_SAE) > 0).float()
     hidden = mlp.code_scale * f @ mlp.W_1 + mlp.b_1
     if support:
@@ -137,3 +138,37 @@ def test_the_mlp_has_the_nfms_number_of_parameters(support):
     mlp = CodesMLP(512, 32, CodesMLP.hidden_for(size, 512, 32, support), support)
     each = 512 * (1 + support) + 32 + 1
     assert abs(sum(parameter.numel() for parameter in mlp.parameters()) - size) <= each / 2
+
+
+def test_the_size_of_an_mlp_counts_its_linear_part_and_all_biases():
+    for support in (True, False):
+        for hidden in (1, 2, 7):
+            mlp = CodesMLP(50, 8, hidden, support)
+            size = sum(parameter.numel() for parameter in mlp.parameters())
+            assert CodesMLP.hidden_for(size, 50, 8, support) == hidden
+    assert CodesMLP.hidden_for(0, 50, 8, False) == 1
+
+
+def test_a_latent_whose_value_is_zero_is_not_active():
+    mlp = CodesMLP(D_SAE, D_IN, 16, True)
+    torch.nn.init.normal_(mlp.W_2)
+    codes = Codes(torch.tensor([[1.0, 0.0]]), torch.tensor([[3, 5]]))
+    alone = Codes(torch.tensor([[1.0]]), torch.tensor([[3]]))
+    torch.testing.assert_close(mlp(codes).total, mlp(alone).total)
+
+
+@pytest.mark.parametrize("kind", [OutputBias, DecoderRefit, AffineMap])
+def test_what_is_solved_is_not_trained(kind):
+    control = kind()
+    control.build(D_IN, D_SAE)
+    assert not any(parameter.requires_grad for parameter in control.parameters())
+
+
+def test_the_ridge_is_relative_to_the_features_squared_norms():
+    """So that features of another scale are shrunk as much."""
+    x, codes, residual = sample()
+    larger = codes._replace(values=codes.values * 100)
+    (small, _), (large, _) = (
+        equations_of(DecoderRefit(), x, c, residual).solve(1e-2) for c in (codes, larger)
+    )
+    torch.testing.assert_close(large * 100, small, rtol=1e-4, atol=1e-6)

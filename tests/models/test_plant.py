@@ -4,7 +4,7 @@ import torch
 from sae_nfm.models.autoencoder import Autoencoder
 from sae_nfm.models.codes import Codes
 from sae_nfm.models.normalizer import Normalizer
-from sae_nfm.models.plant import Plant
+from sae_nfm.models.plant import Plant, _tuples_that_fire
 from sae_nfm.models.sae import TopKSAE
 
 D_IN, D_SAE, TOKENS = 16, 12, 4000
@@ -95,3 +95,17 @@ def test_bad_settings_are_named():
     lonely = Codes(torch.ones(10, 1), torch.arange(10).unsqueeze(1))
     with pytest.raises(ValueError, match="no 2 latents fire together"):
         Plant("pairs", 4, 1.0, 0.1).fit(lonely, torch.randn(10, 3), 10, 0)
+
+
+def test_tuples_are_of_latents_that_fire_together_and_the_least_predictable_come_first():
+    """0 and 1 fire apart and together, 2 only where 0 does, 3 always, and 4 never."""
+    generator = torch.Generator().manual_seed(0)
+    fires = torch.rand(5000, 5, generator=generator) < torch.tensor([0.4, 0.4, 0.9, 1.1, 0.0])
+    fires[:, 2] &= fires[:, 0]
+    values = fires * torch.rand(5000, 5, generator=generator)
+    codes = Codes(values, torch.arange(5).expand(5000, 5))
+    pairs = _tuples_that_fire(codes, 5, 2, latents=3).tolist()
+    assert pairs[0] == [0, 1]
+    assert [0, 2] in pairs  # predictable: 2 tells of 0
+    assert pairs.index([0, 2]) > 0
+    assert all(3 not in pair and 4 not in pair for pair in pairs)

@@ -171,3 +171,14 @@ def test_a_setting_out_of_range_is_named_with_what_is_allowed(d_sae, k, b_dec_in
     with pytest.raises(ValueError, match="allowed") as error:
         TopKSAE(D_IN, d_sae, k, b_dec_init)
     assert all(word in str(error.value) for word in words)
+
+
+def test_the_geometric_median_has_least_summed_distance():
+    points = torch.randn(200, 3, generator=torch.Generator().manual_seed(2)) ** 3
+    found = geometric_median(points)
+
+    def summed(point):
+        return (points - point).norm(dim=1).sum().item()
+
+    for step in 0.02 * torch.cat([torch.eye(3), -torch.eye(3)]):
+        assert summed(found) < summed(found + step)

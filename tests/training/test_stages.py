@@ -301,3 +301,13 @@ def test_weights_of_half_precision_are_evaluated_as_they_are_stored(bench, tmp_p
         assert tensor.dtype == torch.bfloat16
         assert module.state_dict()[name].dtype == torch.float32
         assert torch.equal(module.state_dict()[name], tensor.float())
+
+
+def test_weights_of_double_precision_stay_so(bench, tmp_path):
+    module = bench.task("sae", steps=10).autoencoder.double()
+    save_weights(module, tmp_path / WEIGHTS)
+    expected = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    load_weights(module.float(), tmp_path / WEIGHTS)
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(tensor, expected[name])
+        assert tensor.dtype == torch.float64
