@@ -1,20 +1,25 @@
 """Studies that meet a fault: they end in the right result or in an error that says what is wrong."""
 
+import json
 import os
 import re
 import shutil
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from changed_lms import broken, changed_lm
-from full_disks import small_disk
+from fake_results import fake_result
+from full_disks import no_space, small_disk
 from sae_nfm.__main__ import CONFIG_DIR
 from sae_nfm.config import register
 from sae_nfm.site_activations import SiteActivations
 from sae_nfm.store import Store
+from sae_nfm.study import Study
 from sae_nfm.training.checkpoints import BEFORE, LAST
 from sae_nfm.training.stages import WEIGHTS
 from tiny_studies import Suite, wait_until
@@ -124,7 +129,7 @@ def test_a_study_whose_disk_was_full_goes_on_when_there_is_room(suite, whole):
     with small_disk(suite.folder / "small", 600) as remount:
         status, printed = suite.run(*LONG, "artifacts=small/artifacts", "hydra.run.dir=small_study")
         assert status == 1
-        assert re.search(r"error: artifacts: the checkpoint of step \d+ cannot be written to ", printed)
+        assert re.search(r"error: artifacts=\S+: the checkpoint of step \d+ cannot be written ", printed)
         remount("size=64m")
         shutil.copytree(suite.folder / "small", suite.folder / "roomy")
     assert finished(suite, "roomy") == whole
@@ -152,3 +157,18 @@ def test_a_flipped_bit_in_an_artifact_is_named(suite, whole):
     status, printed = suite.run(*LONG, "artifacts=flipped")
     assert status == 1
     assert f"{os.path.relpath(weights, suite.folder)} is missing or differs from what was written" in printed
+
+
+def test_a_report_that_finds_no_room_does_not_cost_the_result(tmp_path, monkeypatch, caplog):
+    told = []
+    study = Study(OmegaConf.create(), tmp_path, {})
+    study.tracker = SimpleNamespace(result=told.append)
+    monkeypatch.setattr(
+        "sae_nfm.study.write_report", lambda found, folder: no_space(tmp_path / "report.html")
+    )
+    study.report(found := fake_result())
+    assert (
+        json.loads((tmp_path / "result.json").read_text())["conditions"].keys() == found["conditions"].keys()
+    )
+    assert told == [found]
+    assert "No space left on device" in caplog.text

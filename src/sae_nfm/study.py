@@ -203,10 +203,12 @@ class Study:
 
     def report(self, found: dict[str, Any]) -> None:
         """Write the result, show it, and hand it on."""
-        result.write(found, self.folder)
-        page = write_report(found, self.folder)
+        path = result.write(found, self.folder)
         print_ratios(found)
-        print(f"report: {page}")
+        try:
+            print(f"report: {write_report(found, self.folder)}")
+        except OSError as error:  # as of a full disk: what was found is not lost with its page
+            log.warning("there is no report of %s: %s", path, error)
         self.tracker.result(found)
 
     def _surroundings(self, named: list[Condition]) -> Surroundings | None:

@@ -1,11 +1,14 @@
 """Runs that are cut off and go on, runs that break, and what is left on disk."""
 
+import errno
+
 import pytest
 import torch
 from lightning import Callback
 from safetensors.torch import load_file
 from torch.optim.lr_scheduler import LambdaLR
 
+from full_disks import small_disk
 from sae_nfm.finite import NonFinite
 from sae_nfm.training import stages
 from sae_nfm.training.checkpoints import BEFORE, HASHES, LAST
@@ -311,3 +314,10 @@ def test_weights_of_double_precision_stay_so(bench, tmp_path):
     for name, tensor in module.state_dict().items():
         assert torch.equal(tensor, expected[name])
         assert tensor.dtype == torch.float64
+
+
+def test_weights_that_find_no_room_are_told_as_a_full_disk(tmp_path):
+    with small_disk(tmp_path / "disk", 64):
+        with pytest.raises(OSError, match="No space left on device") as error:
+            save_weights(torch.nn.Linear(300, 300), tmp_path / "disk" / WEIGHTS)
+        assert error.value.errno == errno.ENOSPC

@@ -1,8 +1,10 @@
 """One training stage from a fresh or interrupted folder to a finished one: weights and metrics."""
 
+import errno
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -12,6 +14,7 @@ from typing import Any
 
 import torch
 from lightning import Trainer
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -24,6 +27,7 @@ from sae_nfm.training.callbacks import KeepBest, training_callbacks
 from sae_nfm.training.checkpoints import newest_checkpoint
 from sae_nfm.training.tasks import DictionaryTask
 
+_FULL = os.strerror(errno.ENOSPC)
 WEIGHTS, METRICS, CHECKPOINTS = "weights.safetensors", "metrics.json", "checkpoints"
 log = logging.getLogger(__name__)
 
@@ -126,7 +130,12 @@ def _validation_interval(run: Run, num_steps: int) -> int:
 def save_weights(module: nn.Module, path: Path) -> None:
     """Write a module's state as safetensors."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
-    save_file(state, path)
+    try:
+        save_file(state, path)
+    except SafetensorError as error:
+        if _FULL in str(error):  # it keeps what the disk said as text alone
+            raise OSError(errno.ENOSPC, _FULL, str(path)) from error
+        raise
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
