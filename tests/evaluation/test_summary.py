@@ -71,12 +71,12 @@ def summary_of(tokens, top_n=0):
     return Summary(CONDITIONS, tokens.sums(), top_n)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def tokens():
     return Tokens()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def summary(tokens):
     return summary_of(tokens)
 

@@ -168,3 +168,12 @@ def test_the_measures_of_top_tokens_are_there_where_they_are_asked_for():
     assert {"top_n_kl", "js"} == {"top_n_kl", "js"} & set(measures(10))
     assert set(measures(0)) < set(measures(10))
     assert not any(name.startswith("top_n") for name in measures(0))
+
+
+def test_sums_of_processes_are_added_and_extremes_kept():
+    """What each state becomes where two processes hold 1 and 3."""
+    sums = EvaluationSums(MEASURES, 2, CONTEXT, DOCUMENTS)
+    both = torch.tensor([1.0, 3.0])
+    extremes = {"kl_min": 1.0, "kl_max": 3.0}
+    for name, reduce in sums._reductions.items():
+        assert reduce(both) == extremes.get(name, 4.0), name

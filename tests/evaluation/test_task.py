@@ -92,7 +92,7 @@ def evaluate(
     return Evaluated(task, sums, values, spliced, torch.cat(watched.clean), scored_at)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def run(lm, splits):
     return evaluate(lm, splits)
 

@@ -109,3 +109,9 @@ def test_tuples_are_of_latents_that_fire_together_and_the_least_predictable_come
     assert [0, 2] in pairs  # predictable: 2 tells of 0
     assert pairs.index([0, 2]) > 0
     assert all(3 not in pair and 4 not in pair for pair in pairs)
+
+
+def test_codes_in_which_nothing_fires_together_are_refused_by_the_setting():
+    alone = Codes(torch.ones(100, 1), torch.arange(100).remainder(5).unsqueeze(1))
+    with pytest.raises(ValueError, match=r"^plant\.kind=pairs: .*allowed are SAEs with such latents"):
+        _tuples_that_fire(alone, 5, 2)

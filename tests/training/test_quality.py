@@ -92,3 +92,10 @@ def test_reset_forgets():
     metric.reset()
     metric.update(make_parts(X, CODES, SAE))
     assert metric.compute() == quality(SAE)
+
+
+def test_sums_of_processes_are_added():
+    quality = DictionaryQuality(4, 8)
+    both = torch.tensor([1.0, 3.0])
+    for name, reduce in quality._reductions.items():
+        assert reduce(both) == (3.0 if name == "has_residual" else 4.0), name

@@ -69,8 +69,8 @@ def train(
         folder: the unfinished artifact.
 
     Raises:
-        ValueError: what was trained is no dictionary; nothing is stored.
-        NonFinite: the loss or the weights became NaN or infinite.
+        NonFinite: the loss, the weights or the figures are NaN or infinite, or worse than nothing; nothing is
+            stored.
     """
     num_steps = task.schedule.num_steps
     last = run.ranks.from_first(lambda: newest_checkpoint(folder / CHECKPOINTS))
