@@ -16,9 +16,11 @@ def scored_of(blocks, **settings):
     return chosen, torch.cat(scored), torch.cat(replaced)
 
 
+@pytest.mark.parametrize("batch_size", [1, 3])
 @pytest.mark.parametrize("num_tokens", [1, 14, 15, 16, 100, 333])
-def test_exactly_as_many_positions_as_asked_for(splits, num_tokens):
-    chosen, scored, replaced = scored_of(splits.test, num_tokens=num_tokens)
+def test_exactly_as_many_positions_as_asked_for(splits, num_tokens, batch_size):
+    chosen, scored, replaced = scored_of(splits.test, num_tokens=num_tokens, batch_size=batch_size)
+    assert {len(numbers) for numbers in chosen} <= set(range(1, batch_size + 1))
     assert scored.sum() == num_tokens == chosen.num_tokens
     assert torch.equal(scored, replaced)
 

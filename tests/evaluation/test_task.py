@@ -10,7 +10,7 @@ from lightning import Trainer
 
 from sae_nfm.evaluation.baselines import Eps, NormOnly, Permuted, Real
 from sae_nfm.evaluation.blocks import ScoredBlocks
-from sae_nfm.evaluation.conditions import FromParts
+from sae_nfm.evaluation.conditions import FromParts, WideSAE
 from sae_nfm.evaluation.surroundings import Surroundings
 from sae_nfm.evaluation.task import EvaluationTask, Settings, conditions
 from sae_nfm.finite import NonFinite
@@ -262,6 +262,7 @@ def test_token_level_results_are_those_that_were_summed(lm, splits, run, tmp_pat
     found = evaluate(lm, splits, save_tokens=tmp_path / "tokens")
     table = pq.read_table(tmp_path / "tokens").to_pydict()
     assert len(table["document"]) == NUM_TOKENS
+    assert [path.name for path in (tmp_path / "tokens").iterdir()] == ["rank-0.shard-00000.parquet"]
     blocks = splits.test
     tokens, documents = blocks.tokens(found.blocks), blocks.documents(found.blocks)
     place = {number: i for i, number in enumerate(found.blocks.tolist())}
@@ -324,3 +325,15 @@ def test_baselines_that_need_other_activations_are_given_them(lm, splits):
         assert nearest.max() < 1e-3
     assert not torch.equal(*found.spliced["permuted(sae)"])
     assert not torch.equal(*found.spliced["real(sae)"])
+
+
+def test_what_reconstructions_call_moves_with_the_task(lm, splits):
+    wide = WideSAE()
+    wide.autoencoder = make_autoencoder(lm.d_model, d_sae=128, nfm=False)
+    blocks = ScoredBlocks(splits.test, 10, False, "all", 1, 4)
+    settings = Settings(rows=1, top_n=0, save_tokens=None, seed=0)
+    made = {"sae": FromParts([]), "wide_sae": wide}
+    named = conditions(list(made), {}, [], 1)
+    task = EvaluationTask(lm, SITE, make_autoencoder(lm.d_model), blocks, named, made, None, settings)
+    task.double()
+    assert wide.autoencoder.sae.W_dec.dtype == torch.float64

@@ -172,3 +172,9 @@ def test_the_ridge_is_relative_to_the_features_squared_norms():
         equations_of(DecoderRefit(), x, c, residual).solve(1e-2) for c in (codes, larger)
     )
     torch.testing.assert_close(large * 100, small, rtol=1e-4, atol=1e-6)
+
+
+def test_half_a_hidden_unit_decides_between_two_sizes():
+    sizes = [sum(p.numel() for p in CodesMLP(9, 8, hidden, False).parameters()) for hidden in (3, 4)]
+    middle = sum(sizes) // 2
+    assert [CodesMLP.hidden_for(middle + off, 9, 8, False) for off in (-2, 2)] == [3, 4]
