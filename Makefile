@@ -28,8 +28,8 @@ lint: install ## ruff and pyright
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 
-mutants: install ## which changes of the code no test notices, in hours; tests/MUTANTS.md lists those that were looked at
-	$(BIN)/pip install --quiet --constraint constraints.txt '.[mutants]'
+mutants: install ## changes of the code that no test notices (hours)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,mutants]'
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/mutmut run; $(BIN)/mutmut results
 
 bench: install ## side by side with other SAE libraries, in an environment of their own
