@@ -12,7 +12,7 @@ from timing import Bar, Report, arguments, interleaved, parsed, speedup
 from torch import Tensor
 
 from sae_nfm.models.codes import Codes
-from sae_nfm.models.nfm import NeuralFactorizationMachine
+from sae_nfm.models.residuals.nfm import NeuralFactorizationMachine
 
 OURS, DENSE, PRODUCTS = "sae_nfm", "dense: f_i v_i as a tensor", "dense: two matrix products"
 D_OUT = 256

@@ -16,7 +16,7 @@ from timing import Bar, Report, arguments, interleaved, parsed, speedup
 from torch import Tensor, nn
 
 from sae_nfm.models.normalizer import Normalizer
-from sae_nfm.models.sae import TopKSAE
+from sae_nfm.models.saes.topk import TopKSAE
 from sae_nfm.training.objectives import Reconstruction
 
 OURS, SPARSIFY = "sae_nfm", "eai-sparsify"
@@ -40,8 +40,8 @@ def activations(d_in: int, batch: int, num_batches: int) -> list[Tensor]:
 def our_step(d_sae: int, k: int, batches: list[Tensor]) -> Callable[[], None]:
     """What `SAETask` and Lightning do in a step, written out without Lightning."""
     d_in = batches[0].shape[1]
-    sae, normalizer = TopKSAE(d_in, d_sae, k, b_dec_init="mean"), Normalizer(d_in)
-    normalizer.fit(batches[0], "scalar")
+    sae, normalizer = TopKSAE(d_in, d_sae, k, "mean", None, 1 / 32, 200_000), Normalizer(d_in)
+    normalizer.fit(batches[0])
     sae.initialize_(normalizer(batches[0]))
     objective = Reconstruction(auxk=None, auxk_coefficient=1 / 32)
     optimizer = torch.optim.Adam(sae.parameters(), lr=1e-3, fused=True)

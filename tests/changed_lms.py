@@ -4,7 +4,7 @@ import shutil
 
 from safetensors.torch import load_file, save_file
 
-from sae_nfm.lm import ASSETS
+from sae_nfm.settings.schema import ASSETS
 
 
 def changed_lm(folder, change):

@@ -10,8 +10,9 @@ import torch
 
 from sae_nfm.data.corpora import TextCorpus
 from sae_nfm.data.tokens import prepare_tokens
-from sae_nfm.lm import ASSETS, LanguageModel
-from sae_nfm.store import Store
+from sae_nfm.lm.model import LanguageModel
+from sae_nfm.settings.schema import ASSETS
+from sae_nfm.store.store import Store
 
 torch.set_num_threads(1)
 

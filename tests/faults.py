@@ -2,13 +2,13 @@
 
 import torch.distributed as dist
 
-from sae_nfm.training.objectives import Reconstruction
+from sae_nfm.training.objectives.reconstruction import Reconstruction
 
 
 class HasABug(Reconstruction):
     """Fails as a program does that is wrong, not as a setting."""
 
-    def sae_loss(self, *args):
+    def of_activation(self, *args):
         first, second = args[:1]
         return first, second
 
@@ -18,10 +18,10 @@ class RaisesOnRank0(Reconstruction):
 
     rank = 0
 
-    def sae_loss(self, *args):
+    def of_activation(self, *args):
         if dist.get_rank() == self.rank:
             raise OSError(f"rank {self.rank} has no disk")
-        return super().sae_loss(*args)
+        return super().of_activation(*args)
 
 
 class RaisesOnRank1(RaisesOnRank0):

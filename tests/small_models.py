@@ -3,10 +3,10 @@
 import torch
 from torch import nn
 
-from sae_nfm.models.autoencoder import Autoencoder, Parts
-from sae_nfm.models.nfm import NeuralFactorizationMachine
+from sae_nfm.models.autoencoder import Autoencoder, Explained, Parts
 from sae_nfm.models.normalizer import Normalizer
-from sae_nfm.models.sae import TopKSAE
+from sae_nfm.models.residuals.nfm import NeuralFactorizationMachine
+from sae_nfm.models.saes.topk import TopKSAE
 
 NFM_SETTINGS = {
     "order": 2,
@@ -47,4 +47,6 @@ def make_autoencoder(d_in, d_sae=64, k=4, nfm=True, seed=0):
 
 def make_parts(x, codes, sae, linear=None, interaction=None):
     """What an autoencoder without a plant returns."""
-    return Parts(x=x, codes=codes, sae=sae, linear=linear, interaction=interaction, planted=None)
+    units = Normalizer(x.shape[-1], "none").units(x)
+    explained = Explained(codes, sae, x, None, units)
+    return Parts(x, codes, sae, linear, interaction, None, explained)

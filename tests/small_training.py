@@ -7,11 +7,11 @@ import torch
 from lightning import Callback, Trainer
 
 from sae_nfm.data.activations import ActivationModule, ActivationStream, Pool
-from sae_nfm.lm import Site
+from sae_nfm.lm.model import Site
 from sae_nfm.models.autoencoder import Autoencoder
 from sae_nfm.models.normalizer import Normalizer
-from sae_nfm.models.sae import TopKSAE
-from sae_nfm.training.objectives import Reconstruction
+from sae_nfm.models.saes.topk import TopKSAE
+from sae_nfm.training.objectives.reconstruction import Reconstruction
 from sae_nfm.training.schedule import Schedule
 from sae_nfm.training.stages import Run, train
 from sae_nfm.training.tasks import NFMTask, SAETask
@@ -19,7 +19,7 @@ from small_models import make_nfm
 
 SITE = Site(1, "resid_post")
 BATCH, POOL = 64, 640
-OBJECTIVE = Reconstruction(auxk=None, auxk_coefficient=0.03125)
+OBJECTIVE = Reconstruction()
 
 
 class Interrupted(Exception):
@@ -58,18 +58,20 @@ class Bench:
         validation = ActivationStream(self.lm, SITE, self.splits.validation, 40, 0)
         return ActivationModule(training, validation, Pool(POOL, BATCH), validation_tokens=300, seed=0)
 
-    def autoencoder(self):
+    def autoencoder(self, dead_after=1000):
         """An SAE whose normaliser and bias were fitted, as a study does."""
         torch.manual_seed(0)
-        autoencoder = Autoencoder(Normalizer(self.lm.d_model), TopKSAE(self.lm.d_model, 64, 4, "mean"))
+        autoencoder = Autoencoder(
+            Normalizer(self.lm.d_model), TopKSAE(self.lm.d_model, 64, 4, "mean", None, 0.03125, dead_after)
+        )
         sample = self.data().training.read(0, 2000)
-        autoencoder.normalizer.fit(sample, "scalar")
+        autoencoder.normalizer.fit(sample)
         autoencoder.sae.initialize_(autoencoder.normalizer(sample))
         return autoencoder
 
     def sae_task(self, steps=120, objective=OBJECTIVE, dead_after=1000, lr=1e-2):
         schedule, optimizer = Schedule(steps, 0.1, 0.3), partial(torch.optim.Adam, lr=lr)
-        return SAETask(self.autoencoder(), objective, optimizer, schedule, seed=0, dead_after=dead_after)
+        return SAETask(self.autoencoder(dead_after), objective, optimizer, schedule, seed=0)
 
     def nfm_task(self, steps=120, objective=OBJECTIVE, lr=1e-2):
         autoencoder = self.autoencoder()

@@ -7,11 +7,11 @@ from omegaconf import OmegaConf
 from sae_nfm import config
 from sae_nfm.__main__ import CONFIG_DIR
 from sae_nfm.artifacts import Artifacts
-from sae_nfm.models.nfm import NeuralFactorizationMachine
-from sae_nfm.models.sae import TopKSAE
-from sae_nfm.ranks import Ranks
-from sae_nfm.site_activations import SiteActivations
-from sae_nfm.store import Store, fingerprint
+from sae_nfm.models.residuals.nfm import NeuralFactorizationMachine
+from sae_nfm.models.saes.topk import TopKSAE
+from sae_nfm.recipes.site import SiteActivations
+from sae_nfm.store.ranks import Ranks
+from sae_nfm.store.store import Store, fingerprint
 
 OF_BOTH = {
     "seed": 1, "lm.path": "{other}", "lm.dtype": "bfloat16", "corpus.path": "{text}",
@@ -19,12 +19,12 @@ OF_BOTH = {
     "activations": {"_target_": "sae_nfm.data.cache.ActivationCache"}, "splits.validation": 0.3,
     "splits.test": 0.3, "max_tokens": 4000, "layer": 2, "hook": "mlp_out", "context": 16,
     "normalizer": "none", "sae.d_sae": 128, "sae.k": 5, "sae.b_dec_init": "zero",
-    "sae._target_": "test_artifacts.OtherSAE", "objective.auxk": 3, "objective.auxk_coefficient": 0.5,
+    "sae._target_": "test_artifacts.OtherSAE", "sae.auxk": 3, "sae.auxk_coefficient": 0.5,
     "objective._target_": "faults.RaisesOnRank0", "sae_optimizer.lr": 1e-3,
     "sae_optimizer.betas": [0.5, 0.9], "sae_optimizer.eps": 1e-6, "sae_optimizer.fused": False,
     "sae_optimizer._target_": "torch.optim.AdamW", "train_tokens": 4096, "batch_tokens": 512,
     "pool_tokens": 8192, "validation_tokens": 500, "warmup": 0.5, "decay": 0.5, "gradient_clip": 0,
-    "dead_after": 1, "validations": 2, "trainer.precision": "bf16-true",
+    "sae.dead_after": 1, "validations": 2, "trainer.precision": "bf16-true",
 }  # fmt: skip
 OF_THE_NFM = {
     "nfm.order": 3, "nfm.d_embed": 9, "nfm.embed_std": 0.1, "nfm.linear": False, "nfm.bias": False,

@@ -21,7 +21,7 @@ from torch import nn
 
 from sae_nfm import config
 from sae_nfm.__main__ import CONFIG_DIR
-from sae_nfm.settings import NotAllowed
+from sae_nfm.settings.values import NotAllowed
 
 PACKAGES = {"optimizer": ["sae_optimizer", "nfm_optimizer"]}
 """Groups that the study uses under other names than their own."""
@@ -104,7 +104,7 @@ def test_every_option_composes_and_binds(option):
     cfg = composed(*([option] if option else []))
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert misfits(plain) == []
-    assert plain["lm"]["_target_"] == "sae_nfm.lm.LanguageModel"
+    assert plain["lm"]["_target_"] == "sae_nfm.lm.model.LanguageModel"
     config.check(cfg)
 
 
@@ -211,8 +211,8 @@ def test_a_misspelt_key_or_option_does_not_compose(override, named):
             "evaluation.matched=[mlp]",
             r"evaluation\.matched=\['mlp'\]: allowed are ",
         ),
-        ("objective.auxk=0", r"objective\.auxk=0: allowed are null and whole numbers from 1"),
-        ("objective.auxk_coefficient=-1", r"objective\.auxk_coefficient=-1: allowed are numbers from 0"),
+        ("sae.auxk=0", r"sae\.auxk=0: allowed are null and whole numbers from 1"),
+        ("sae.auxk_coefficient=-1", r"sae\.auxk_coefficient=-1: allowed are numbers from 0"),
         ("batch_tokens=1", r"batch_tokens=1: allowed are whole numbers from 2"),
         ("warmup=2", r"warmup=2(\.0)?: allowed are fractions from 0 to 1"),
         ("seed=abc", "seed=abc: allowed are whole numbers from 0"),
@@ -234,7 +234,10 @@ def test_a_misspelt_key_or_option_does_not_compose(override, named):
         ("evaluation.reconstructions=[sae_planted]", r"evaluation\.reconstructions=.*: allowed are lists"),
         ("nfm.linar=false", r"nfm\.linar=false: .*did you mean linear\?; allowed are .*interaction"),
         ("nmf.linear=false", "nmf=.*did you mean nfm"),
-        ("sae._target_=sae_nfm.models.sae.TopK", r"sae\._target_=sae_nfm\.models\.sae\.TopK: .*no attribute"),
+        (
+            "sae._target_=sae_nfm.models.saes.topk.TopK",
+            r"sae\._target_=sae_nfm\.models.*TopK: .*no attribute",
+        ),
         ("seed=${sed}", r"seed=.*: Interpolation key 'sed' not found"),
     ],
 )

@@ -17,8 +17,8 @@ from fake_results import fake_result
 from full_disks import no_space, small_disk
 from sae_nfm.__main__ import CONFIG_DIR
 from sae_nfm.config import register
-from sae_nfm.site_activations import SiteActivations
-from sae_nfm.store import Store
+from sae_nfm.recipes.site import SiteActivations
+from sae_nfm.store.store import Store
 from sae_nfm.study import Study
 from sae_nfm.training.checkpoints import BEFORE, LAST
 from sae_nfm.training.stages import WEIGHTS

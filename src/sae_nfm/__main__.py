@@ -8,10 +8,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from sae_nfm.errors import errors_of_a_study, told_briefly
-from sae_nfm.launch import run_job
-from sae_nfm.processes import end_with_parent
-from sae_nfm.schema import register
+from sae_nfm.launch.errors import errors_of_a_study, told_briefly
+from sae_nfm.launch.job import run_job
+from sae_nfm.settings.schema import register
+from sae_nfm.store.processes import end_with_parent
 
 _HERE = Path(__file__).resolve().parent
 CONFIG_DIR = str(_HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parents[1] / "conf")

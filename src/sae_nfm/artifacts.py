@@ -10,14 +10,15 @@ from safetensors.torch import load_file
 from torch import nn
 
 from sae_nfm import config
-from sae_nfm.evaluation.conditions import FromControl, FromMLP
+from sae_nfm.evaluation.reconstructions import FromControl, FromMLP
 from sae_nfm.models.autoencoder import Autoencoder
-from sae_nfm.models.controls import CodesMLP, DecoderRefit, LinearControl, OutputBias
 from sae_nfm.models.least_squares import bytes_of, check_memory
 from sae_nfm.models.normalizer import Normalizer
-from sae_nfm.models.residual import ResidualModel
-from sae_nfm.site_activations import SiteActivations, sample
-from sae_nfm.store import fingerprint
+from sae_nfm.models.residuals.base import ResidualModel
+from sae_nfm.models.residuals.linear import DecoderRefit, LinearControl, OutputBias
+from sae_nfm.models.residuals.mlp import CodesMLP
+from sae_nfm.recipes.site import SiteActivations, sample
+from sae_nfm.store.store import fingerprint
 from sae_nfm.training.solving import solve
 from sae_nfm.training.stages import WEIGHTS, Run, load_weights, read_metrics, save_weights, train
 from sae_nfm.training.tasks import NFMTask, SAETask
@@ -97,27 +98,26 @@ class Artifacts:
     def _sae(self, stage: str, cfg: DictConfig) -> Autoencoder:
         study = self.cfg
         torch.manual_seed(study.seed)
-        autoencoder = Autoencoder(Normalizer(self.d_model), config.sae(cfg, self.d_model))
+        autoencoder = Autoencoder(Normalizer(self.d_model, study.normalizer), config.sae(cfg, self.d_model))
         spec = self._data_spec() | {
             "normalizer": study.normalizer,
             "sae": config.plain(cfg),
             "optimizer": config.plain(study.sae_optimizer),
             "train_tokens": study.train_tokens,
-            "dead_after": study.dead_after,
             **{name: study[name] for name in _LEARNING},
         }
 
         def make(folder: Path) -> None:
             data = self.activations.module()
             x = sample(data.training)
-            autoencoder.normalizer.fit(x, study.normalizer)
+            autoencoder.normalizer.fit(x)
             autoencoder.sae.initialize_(autoencoder.normalizer(x))
             schedule, optimizer = (
                 config.schedule(study, "train_tokens"),
                 config.optimizer(study.sae_optimizer),
             )
             objective = config.objective(study)
-            task = SAETask(autoencoder, objective, optimizer, schedule, study.seed, study.dead_after)
+            task = SAETask(autoencoder, objective, optimizer, schedule, study.seed)
             train(stage, task, data, autoencoder, self.runner, folder)
 
         self._load(stage, self.store.fetch("sae", spec, make, together=True), autoencoder)

@@ -8,25 +8,25 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
+from sae_nfm.baselines.matched import Baseline
 from sae_nfm.data.activations import Pool
 from sae_nfm.data.cache import ActivationCache
 from sae_nfm.data.corpora import Corpus
-from sae_nfm.distributed import start_ranks
-from sae_nfm.evaluation.baselines import Baseline
-from sae_nfm.evaluation.conditions import FromMLP, FromParts, Planted, Reconstruction, WideSAE
-from sae_nfm.evaluation.task import Condition
-from sae_nfm.evaluation.task import conditions as build_conditions
-from sae_nfm.lm import LanguageModel, Site
-from sae_nfm.models.nfm import NeuralFactorizationMachine
+from sae_nfm.evaluation.condition import Condition
+from sae_nfm.evaluation.condition import conditions as build_conditions
+from sae_nfm.evaluation.reconstructions import FromMLP, FromParts, Planted, Reconstruction, WideSAE
+from sae_nfm.lm.model import LanguageModel, Site
 from sae_nfm.models.plant import Plant
-from sae_nfm.models.sae import TopKSAE
-from sae_nfm.nodes import made, tried, typed
-from sae_nfm.ranks import Ranks
-from sae_nfm.schema import plain as plain
-from sae_nfm.schema import register as register
-from sae_nfm.settings import NotAllowed
+from sae_nfm.models.residuals.nfm import NeuralFactorizationMachine
+from sae_nfm.models.saes.base import SparseAutoencoder
+from sae_nfm.settings.nodes import made, tried, typed
+from sae_nfm.settings.schema import plain as plain
+from sae_nfm.settings.schema import register as register
+from sae_nfm.settings.values import NotAllowed
+from sae_nfm.store.distributed import start_ranks
+from sae_nfm.store.ranks import Ranks
 from sae_nfm.tracking.trackers import Tracker
-from sae_nfm.training.objectives import Reconstruction as ReconstructionObjective
+from sae_nfm.training.objectives.reconstruction import Reconstruction as ReconstructionObjective
 from sae_nfm.training.schedule import Schedule
 from sae_nfm.training.stages import Run
 from sae_nfm.training.tasks import OptimizerFactory
@@ -61,7 +61,7 @@ def activation_cache(cfg: DictConfig) -> ActivationCache | None:
     return None if cfg.activations is None else made(cfg.activations)
 
 
-def sae(node: DictConfig, d_in: int) -> TopKSAE:
+def sae(node: DictConfig, d_in: int) -> SparseAutoencoder:
     """An untrained SAE."""
     return made(node, d_in=d_in)
 

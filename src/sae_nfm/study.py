@@ -11,21 +11,23 @@ from lightning import seed_everything
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from sae_nfm import config, result
+from sae_nfm import config
 from sae_nfm.artifacts import Artifacts
+from sae_nfm.baselines.surroundings import Surroundings
 from sae_nfm.evaluation.blocks import ScoredBlocks
-from sae_nfm.evaluation.conditions import FromControl, FromMLP, Reconstruction, WideSAE
-from sae_nfm.evaluation.summary import Summary
-from sae_nfm.evaluation.surroundings import Surroundings
-from sae_nfm.evaluation.task import Condition, EvaluationTask, Settings
-from sae_nfm.files import write_atomically
+from sae_nfm.evaluation.condition import Condition
+from sae_nfm.evaluation.reconstructions import FromControl, FromMLP, Reconstruction, WideSAE
+from sae_nfm.evaluation.task import EvaluationTask, Settings
+from sae_nfm.findings import result
+from sae_nfm.findings.summary import Summary
 from sae_nfm.models.autoencoder import Autoencoder
+from sae_nfm.recipes.site import SiteActivations
 from sae_nfm.report.html import write_report
 from sae_nfm.report.tables import print_ratios
-from sae_nfm.schema import given
-from sae_nfm.settings import NotAllowed
-from sae_nfm.site_activations import SiteActivations
-from sae_nfm.store import Store, fingerprint
+from sae_nfm.settings.schema import given
+from sae_nfm.settings.values import NotAllowed
+from sae_nfm.store.files import write_atomically
+from sae_nfm.store.store import Store, fingerprint
 from sae_nfm.tracking.trackers import Tracker
 from sae_nfm.training.callbacks import progress_bar
 from sae_nfm.training.stages import Run

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from sae_nfm.data import tokens as tokens_module
 from sae_nfm.data.corpora import Document, TextCorpus
 from sae_nfm.data.tokens import prepare_tokens
-from sae_nfm.store import Store
+from sae_nfm.store.store import Store
 
 FRACTIONS = {"validation": 0.2, "test": 0.3}
 WORDS = ["the", "of", "tensor", "array", "shape", "returns", "value", "index", "dtype", "layer", "path"]

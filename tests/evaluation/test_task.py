@@ -8,13 +8,14 @@ import pytest
 import torch
 from lightning import Trainer
 
-from sae_nfm.evaluation.baselines import Eps, NormOnly, Permuted, Real
+from sae_nfm.baselines.matched import Eps, NormOnly, Permuted, Real
+from sae_nfm.baselines.surroundings import Surroundings
 from sae_nfm.evaluation.blocks import ScoredBlocks
-from sae_nfm.evaluation.conditions import FromParts, WideSAE
-from sae_nfm.evaluation.surroundings import Surroundings
-from sae_nfm.evaluation.task import EvaluationTask, Settings, conditions
-from sae_nfm.finite import NonFinite
-from sae_nfm.lm import LanguageModel, Site
+from sae_nfm.evaluation.condition import conditions
+from sae_nfm.evaluation.reconstructions import FromParts, WideSAE
+from sae_nfm.evaluation.task import EvaluationTask, Settings
+from sae_nfm.lm.model import LanguageModel, Site
+from sae_nfm.measures.finite import NonFinite
 from small_models import make_autoencoder
 
 SITE = Site(2, "resid_post")

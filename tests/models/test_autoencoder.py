@@ -17,8 +17,8 @@ def x():
 @pytest.fixture(params=["scalar", "per_dimension", "none"])
 def autoencoder(x, request):
     autoencoder = make_autoencoder(D_IN)
-    autoencoder.normalizer = Normalizer(D_IN)
-    autoencoder.normalizer.fit(x.flatten(0, 1), request.param)
+    autoencoder.normalizer = Normalizer(D_IN, request.param)
+    autoencoder.normalizer.fit(x.flatten(0, 1))
     return autoencoder
 
 
@@ -35,7 +35,9 @@ def test_the_form_that_is_trained_and_the_form_that_is_spliced_are_equal(autoenc
     spliced = parts.sae + parts.linear + parts.interaction
     trained = trained_sae + trained_nfm.total
     torch.testing.assert_close(autoencoder.normalizer(spliced), trained, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(spliced, autoencoder.normalizer.inverse(trained), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        spliced, autoencoder.normalizer.units(x).inverse(trained), rtol=1e-5, atol=1e-5
+    )
     assert trained_nfm.interaction.norm() > 0
 
 
@@ -47,7 +49,7 @@ def test_the_residual_that_training_predicts_is_the_error_of_the_splice(autoenco
 
     parts = autoencoder(x)
 
-    in_model_units = autoencoder.normalizer.inverse_difference(error)
+    in_model_units = autoencoder.normalizer.units(x).inverse_difference(error)
     spliced = parts.sae + parts.linear + parts.interaction
     torch.testing.assert_close(x - spliced, in_model_units, rtol=1e-4, atol=1e-5)
 

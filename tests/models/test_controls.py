@@ -3,8 +3,9 @@ import torch
 
 from sae_nfm.models import least_squares
 from sae_nfm.models.codes import Codes
-from sae_nfm.models.controls import AffineMap, CodesMLP, DecoderRefit, OutputBias
 from sae_nfm.models.least_squares import NormalEquations
+from sae_nfm.models.residuals.linear import AffineMap, DecoderRefit, OutputBias
+from sae_nfm.models.residuals.mlp import CodesMLP
 from small_models import make_nfm
 
 D_IN, D_SAE, K, TOKENS = 6, 40, 3, 600

@@ -9,7 +9,7 @@ import torch
 from torch.autograd import gradcheck
 
 from sae_nfm.models.codes import Codes
-from sae_nfm.models.nfm import REFERENCE_WIDTH
+from sae_nfm.models.residuals.nfm import REFERENCE_WIDTH
 from small_models import make_nfm
 
 D_SAE, D_OUT, D_EMBED, K = 10, 4, 3, 6

@@ -16,8 +16,8 @@ def sample():
 
 
 def fitted(sample, kind):
-    normalizer = Normalizer(D_IN)
-    normalizer.fit(sample, kind)
+    normalizer = Normalizer(D_IN, kind)
+    normalizer.fit(sample)
     return normalizer
 
 
@@ -50,8 +50,9 @@ def test_none_leaves_activations_as_they_are(sample):
 def test_inverse_takes_points_and_differences_back(sample, kind):
     normalizer = fitted(sample, kind)
     a, b = sample[:100].view(4, 25, D_IN), sample[100:200].view(4, 25, D_IN)
-    torch.testing.assert_close(normalizer.inverse(normalizer(a)), a, rtol=1e-5, atol=1e-4)
-    difference = normalizer.inverse_difference(normalizer(a) - normalizer(b))
+    units = normalizer.units(a)
+    torch.testing.assert_close(units.inverse(normalizer(a)), a, rtol=1e-5, atol=1e-4)
+    difference = units.inverse_difference(normalizer(a) - normalizer(b))
     torch.testing.assert_close(difference, a - b, rtol=1e-5, atol=1e-4)
 
 
@@ -78,9 +79,32 @@ def test_a_constant_dimension_is_not_blown_up():
     generator = torch.Generator().manual_seed(0)
     sample = torch.randn(500, 4, generator=generator)
     sample[:, 1] = 3 + 1e-7 * torch.randn(500, generator=generator)
-    normalizer = Normalizer(4)
-    normalizer.fit(sample, "per_dimension")
+    normalizer = Normalizer(4, "per_dimension")
+    normalizer.fit(sample)
     unseen = sample[:5].clone()
     unseen[:, 1] += 1e-5
     assert normalizer(unseen)[:, 1].abs().max() < 1e-4
-    torch.testing.assert_close(normalizer.inverse(normalizer(unseen)), unseen)
+    torch.testing.assert_close(normalizer.units(unseen).inverse(normalizer(unseen)), unseen)
+
+
+def test_token_norm_gives_every_token_the_norm_of_its_width_and_takes_it_back(sample):
+    normalizer = Normalizer(D_IN, "token_norm")
+    z = normalizer(sample)
+    torch.testing.assert_close(z.norm(dim=1), torch.full((len(sample),), D_IN**0.5))
+    torch.testing.assert_close(normalizer.units(sample).inverse(z), sample)
+    torch.testing.assert_close(normalizer.units(sample).inverse_difference(z - z / 2), sample / 2)
+
+
+def test_layer_norm_standardises_every_token_and_takes_it_back_as_published(sample):
+    """SAELens divides by the deviation plus 1e-5, and multiplies by the deviation."""
+    normalizer = Normalizer(D_IN, "layer_norm")
+    z, deviation = normalizer(sample), sample.std(1, keepdim=True)
+    torch.testing.assert_close(z, (sample - sample.mean(1, keepdim=True)) / (deviation + 1e-5))
+    expected = z * deviation + sample.mean(1, keepdim=True)
+    torch.testing.assert_close(normalizer.units(sample).inverse(z), expected)
+
+
+@pytest.mark.parametrize("kind", ["token_norm", "layer_norm"])
+def test_what_is_not_fitted_refuses_to_be(sample, kind):
+    with pytest.raises(ValueError, match=r"normalizer=.*_norm: allowed are scalar"):
+        fitted(sample, kind)

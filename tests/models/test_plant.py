@@ -5,7 +5,7 @@ from sae_nfm.models.autoencoder import Autoencoder
 from sae_nfm.models.codes import Codes
 from sae_nfm.models.normalizer import Normalizer
 from sae_nfm.models.plant import Plant, _tuples_that_fire
-from sae_nfm.models.sae import TopKSAE
+from sae_nfm.models.saes.topk import TopKSAE
 
 D_IN, D_SAE, TOKENS = 16, 12, 4000
 

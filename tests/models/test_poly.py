@@ -3,8 +3,8 @@
 import torch
 
 from sae_nfm.models.codes import Codes
-from sae_nfm.models.nfm import REFERENCE_WIDTH
-from sae_nfm.models.poly import PolynomialDecoder
+from sae_nfm.models.residuals.nfm import REFERENCE_WIDTH
+from sae_nfm.models.residuals.poly import PolynomialDecoder
 from small_models import NFM_SETTINGS
 
 

@@ -15,8 +15,8 @@ from fake_results import fake_result
 from sae_nfm import config
 from sae_nfm.__main__ import CONFIG_DIR
 from sae_nfm.compare.studies import read_studies
-from sae_nfm.jobs import folder_name
 from sae_nfm.report.figures import draw_figures
+from sae_nfm.settings.schema import folder_name
 from sae_nfm.tracking.wandb_names import summary
 from small_training import Bench, InterruptAt, Interrupted
 from tiny_studies import Suite

@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 
 from sae_nfm import config
 from sae_nfm.__main__ import CONFIG_DIR
-from sae_nfm.processes import ENDS_WITH
+from sae_nfm.store.processes import ENDS_WITH
 from sae_nfm.study import Study
 from tiny_studies import SETTINGS, Suite
 from wandb_files import offline_runs

@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sae_nfm.models.controls import DecoderRefit
 from sae_nfm.models.least_squares import RIDGES, NormalEquations
+from sae_nfm.models.residuals.linear import DecoderRefit
 from sae_nfm.training.solving import METRICS, WEIGHTS, solve
 from small_training import Bench
 

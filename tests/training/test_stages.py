@@ -9,11 +9,11 @@ from safetensors.torch import load_file
 from torch.optim.lr_scheduler import LambdaLR
 
 from full_disks import small_disk
-from sae_nfm.finite import NonFinite
+from sae_nfm.measures.finite import NonFinite
+from sae_nfm.measures.quality import DictionaryQuality
 from sae_nfm.training import stages
 from sae_nfm.training.checkpoints import BEFORE, HASHES, LAST
-from sae_nfm.training.objectives import Reconstruction
-from sae_nfm.training.quality import DictionaryQuality
+from sae_nfm.training.objectives.reconstruction import Reconstruction
 from sae_nfm.training.stages import CHECKPOINTS, WEIGHTS, load_weights, read_metrics, save_weights
 from small_training import Bench, InterruptAt, Interrupted, Losses
 
@@ -130,7 +130,7 @@ def test_the_models_weights_are_in_no_checkpoint(bench, lm, tmp_path, stage):
     assert set(checkpoint["state_dict"]) == set(task.state_dict())
     assert {name.partition(".")[0] for name in checkpoint["state_dict"]} <= {
         "autoencoder",
-        "tokens_since_fired",
+        "firing",
     }
     held = sum(tensor.numel() for tensor in tensors_in(checkpoint))
     trained = sum(tensor.numel() for tensor in task.state_dict().values())
@@ -143,15 +143,13 @@ class BreaksAt(Reconstruction):
     """Makes the loss, or only its gradient, NaN from a step on."""
 
     def __init__(self, step, gradient_only=False):
-        super().__init__(None, 0.0)
         self.step, self.gradient_only, self.steps = step, gradient_only, 0
 
-    def sae_loss(self, sae, x, reconstruction, dead):
-        loss = super().sae_loss(sae, x, reconstruction, dead)
-        return loss._replace(total=self._broken(loss.total))
+    def of_activation(self, x, reconstruction):
+        return self._broken(super().of_activation(x, reconstruction))
 
-    def residual_loss(self, residual, predicted):
-        return self._broken(super().residual_loss(residual, predicted))
+    def of_residual(self, residual, predicted):
+        return self._broken(super().of_residual(residual, predicted))
 
     def _broken(self, loss):
         self.steps += 1

@@ -8,9 +8,8 @@ import torch
 from lightning import Callback
 
 from sae_nfm.models.normalizer import Normalizer
-from sae_nfm.training.objectives import Reconstruction
 from sae_nfm.training.stages import read_metrics
-from small_training import BATCH, OBJECTIVE, Bench, Losses
+from small_training import BATCH, Bench, Losses
 
 
 @pytest.fixture(scope="module")
@@ -108,9 +107,9 @@ def stepping(task):
 def test_the_losses_are_of_the_reconstruction_that_is_spliced(bench, batch):
     """Training in normalised units and the autoencoder in the model's see the same error."""
     for make, part in ((bench.sae_task, ""), (bench.nfm_task, "nfm")):
-        task = stepping(make(objective=Reconstruction(None, 0.0))).eval()
-        task.autoencoder.normalizer = Normalizer(batch.shape[1])
-        task.autoencoder.normalizer.fit(batch, "per_dimension")
+        task = stepping(make()).eval()
+        task.autoencoder.normalizer = Normalizer(batch.shape[1], "per_dimension")
+        task.autoencoder.normalizer.fit(batch)
         if part:
             torch.nn.init.normal_(task.autoencoder.nfm.W_lin, std=0.1)
         scale = task.autoencoder.normalizer.scale
@@ -128,8 +127,8 @@ def test_tokens_since_a_latent_fired_are_counted(bench, batch):
     assert 0 < fired.sum() < 64
     for steps in (1, 2):
         task.training_step(batch, 0)
-        assert (task.tokens_since_fired[fired] == 0).all()
-        assert (task.tokens_since_fired[~fired] == steps * BATCH).all()
+        assert (task.firing.tokens_since[fired] == 0).all()
+        assert (task.firing.tokens_since[~fired] == steps * BATCH).all()
 
 
 def test_a_latent_that_fires_in_any_process_counts_as_fired_in_all(bench, batch, monkeypatch):
@@ -143,8 +142,8 @@ def test_a_latent_that_fires_in_any_process_counts_as_fired_in_all(bench, batch,
     monkeypatch.setattr(task.trainer, "strategy", strategy, raising=False)
     task.training_step(batch, 0)
     anywhere = fired | (elsewhere > 0)
-    assert (task.tokens_since_fired[anywhere] == 0).all()
-    assert (task.tokens_since_fired[~anywhere] == 2 * BATCH).all()
+    assert (task.firing.tokens_since[anywhere] == 0).all()
+    assert (task.firing.tokens_since[~anywhere] == 2 * BATCH).all()
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -165,18 +164,11 @@ def test_gradients_are_clipped_in_every_precision(bench, tmp_path, fused, precis
 
 def test_a_latent_is_revived_after_as_many_tokens_as_asked_for(bench, batch):
     """AuxK takes part in the loss from the step on in which more than `dead_after` tokens have gone by."""
-    seen = []
-
-    class Watching(Reconstruction):
-        def sae_loss(self, sae, x, reconstruction, dead):
-            seen.append(int(dead.sum()))
-            return super().sae_loss(sae, x, reconstruction, dead)
-
-    task = stepping(bench.sae_task(objective=Watching(None, 1.0), dead_after=2 * BATCH))
+    task, seen = stepping(bench.sae_task(dead_after=2 * BATCH)), []
+    task.log_dict = lambda values: seen.append("train/auxk" in values)
     for _ in range(4):
         task.training_step(batch, 0)
-    assert seen[:3] == [0, 0, 0]
-    assert seen[3] > 0
+    assert seen == [False, False, False, True]
 
 
 def test_dropout_depends_on_the_step_and_the_rank_alone(bench, batch):
@@ -203,9 +195,9 @@ def test_only_what_is_not_frozen_is_given_to_the_optimizer(bench):
 
 def test_auxk_is_logged_and_part_of_the_loss(bench, batch):
     logged = {}
-    task = stepping(bench.sae_task(objective=OBJECTIVE, dead_after=0))
+    task = stepping(bench.sae_task(dead_after=0))
     task.log_dict = logged.update
-    task.tokens_since_fired += 1
+    task.firing.tokens_since += 1
     loss = task.training_step(batch, 0)
     assert logged["train/auxk"] > 0
-    torch.testing.assert_close(loss, logged["train/fvu"] + 0.03125 * logged["train/auxk"])
+    torch.testing.assert_close(loss, logged["train/fvu"] + logged["train/auxk"])

@@ -11,8 +11,8 @@ from sae_nfm.compare.measures import MARGINAL, MEASURES, REDUCTION
 from sae_nfm.compare.studies import Problem, Study
 from sae_nfm.compare.tables import counted, shown_folder, warning_lines
 from sae_nfm.compare.varied import numeric, text
-from sae_nfm.files import write_atomically
 from sae_nfm.report.page import Html, figure, join, number_cell, page, table, tag
+from sae_nfm.store.files import write_atomically
 
 # Each heading holds a button; a click sorts the rows by the cells' data-sort, then the other way round.
 _SORT = Html("""

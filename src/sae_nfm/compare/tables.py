@@ -12,8 +12,8 @@ from rich.text import Text
 from sae_nfm.compare.measures import MEASURES
 from sae_nfm.compare.studies import Problem, Study
 from sae_nfm.compare.varied import text
-from sae_nfm.files import replacing
 from sae_nfm.report.estimates import format_parts
+from sae_nfm.store.files import replacing
 
 
 def print_table(

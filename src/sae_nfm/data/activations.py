@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from sae_nfm.data.tokens import TokenBlocks
-from sae_nfm.lm import LanguageModel, Site
-from sae_nfm.settings import Count, NotAllowed, Several, checked
+from sae_nfm.lm.model import LanguageModel, Site
+from sae_nfm.settings.values import Count, NotAllowed, Several, checked
 
 
 class ActivationSequence:

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sae_nfm.data.activations import ActivationSequence, ActivationStream
-from sae_nfm.settings import Count, NotAllowed, checked
+from sae_nfm.settings.values import Count, NotAllowed, checked
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 _CHUNK = 8192  # tokens that go through the prefix between two writes

@@ -13,8 +13,8 @@ import datasets
 from datasets.exceptions import DatasetsError
 from pydantic import Field
 
-from sae_nfm.hashes import file_hash
-from sae_nfm.settings import NotAllowed, checked
+from sae_nfm.settings.values import NotAllowed, checked
+from sae_nfm.store.hashes import file_hash
 
 _CHUNK = 1 << 20  # characters read at a time
 

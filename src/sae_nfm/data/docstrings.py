@@ -18,8 +18,8 @@ from typing import Any
 from tqdm import tqdm
 
 from sae_nfm.data.corpora import Document, at_least_one, sha1
-from sae_nfm.settings import Natural, checked
-from sae_nfm.store import fingerprint
+from sae_nfm.settings.values import Natural, checked
+from sae_nfm.store.store import fingerprint
 
 STANDARD_LIBRARY = "stdlib"  # the name under which Python's own modules are read
 _LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages"}

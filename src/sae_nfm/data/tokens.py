@@ -18,8 +18,8 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
 from sae_nfm.data.corpora import Corpus, Document
-from sae_nfm.settings import NotAllowed
-from sae_nfm.store import Store, fingerprint
+from sae_nfm.settings.values import NotAllowed
+from sae_nfm.store.store import Store, fingerprint
 
 log = logging.getLogger(__name__)
 SPLITS = ("train", "validation", "test")

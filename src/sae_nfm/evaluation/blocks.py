@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from sae_nfm.data.tokens import TokenBlocks
-from sae_nfm.settings import NotAllowed
+from sae_nfm.settings.values import NotAllowed
 
 _COUNTED_AT_ONCE = 1024
 _ORDER_SEED = 0  # not the study's: studies of all seeds are scored on the same blocks

@@ -1,7 +1,7 @@
 """The Lightning test loop: every block once through the prefix, every condition through the suffix."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,40 +11,20 @@ from lightning import LightningModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from sae_nfm.evaluation.baselines import Baseline, Target
+from sae_nfm.baselines.matched import Target
+from sae_nfm.baselines.spliceable import Spliceable
+from sae_nfm.baselines.surroundings import Surroundings
 from sae_nfm.evaluation.blocks import ScoredBlocks
-from sae_nfm.evaluation.conditions import Reconstruction, Spliceable, modules
-from sae_nfm.evaluation.divergence import Clean, divergence
+from sae_nfm.evaluation.condition import Condition
 from sae_nfm.evaluation.export import TokenExport
-from sae_nfm.evaluation.metrics import EvaluationSums, TokenValues, measures
-from sae_nfm.evaluation.surroundings import Surroundings
-from sae_nfm.finite import NonFinite
-from sae_nfm.lm import LanguageModel, Site
+from sae_nfm.evaluation.reconstructions import Reconstruction, modules
+from sae_nfm.lm.model import LanguageModel, Site
+from sae_nfm.measures.divergence import Clean, divergence
+from sae_nfm.measures.finite import NonFinite
+from sae_nfm.measures.quality import DictionaryQuality
+from sae_nfm.measures.sums import EvaluationSums, TokenValues, measures
 from sae_nfm.models.autoencoder import Autoencoder, Parts
 from sae_nfm.models.codes import Codes
-from sae_nfm.training.quality import DictionaryQuality
-
-
-class Condition(NamedTuple):
-    """One way to replace the activation; `clean` replaces nothing."""
-
-    name: str
-    reconstruction: str | None
-    baseline: Baseline | None
-    draws: int
-
-
-def conditions(
-    reconstructions: Sequence[str], baselines: Mapping[str, Baseline], matched: Sequence[str], draws: int
-) -> list[Condition]:
-    """`clean`, the reconstructions, and `baseline(reconstruction)` for each baseline and matched name."""
-    plain = [Condition(name, name, None, 1) for name in reconstructions]
-    held_against = [
-        Condition(f"{name}({target})", target, baseline, draws if baseline.random else 1)
-        for target in matched
-        for name, baseline in baselines.items()
-    ]
-    return [Condition("clean", None, None, 1), *plain, *held_against]
 
 
 class Settings(NamedTuple):

@@ -6,10 +6,21 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sae_nfm.models.codes import Codes
-from sae_nfm.models.normalizer import Normalizer
+from sae_nfm.models.normalizer import Normalizer, Units
 from sae_nfm.models.plant import Plant
-from sae_nfm.models.residual import ResidualModel
-from sae_nfm.models.sae import TopKSAE
+from sae_nfm.models.residuals.base import ResidualModel
+from sae_nfm.models.saes.base import SparseAutoencoder
+
+
+class Explained(NamedTuple):
+    """A reconstruction and its target in the normaliser's units."""
+
+    codes: Codes
+    decoded: Float[Tensor, "... d_in"]
+    target: Float[Tensor, "... d_in"]
+    planted: Float[Tensor, "... d_in"] | None
+    units: Units
+    """What takes all of them back to the model's."""
 
 
 class Parts(NamedTuple):
@@ -26,15 +37,8 @@ class Parts(NamedTuple):
     """The NFM's interaction part of the residual; None without an NFM."""
     planted: Float[Tensor, "... d_in"] | None
     """What was planted, without its noise; None where nothing is."""
-
-
-class Explained(NamedTuple):
-    """A reconstruction and its target in the normaliser's units."""
-
-    codes: Codes
-    decoded: Float[Tensor, "... d_in"]
-    target: Float[Tensor, "... d_in"]
-    planted: Float[Tensor, "... d_in"] | None
+    explained: Explained
+    """What other models of the residual start from."""
 
 
 class Autoencoder(nn.Module):
@@ -42,7 +46,7 @@ class Autoencoder(nn.Module):
 
     Args:
         normalizer: fitted on training activations.
-        sae: works in the normaliser's units.
+        sae: of any family; works in the normaliser's units.
         nfm: predicts the SAE's residual in the same units; None for an SAE alone.
         plant: replaces the SAE's residual by a known one; None leaves activations as they are.
     """
@@ -50,7 +54,7 @@ class Autoencoder(nn.Module):
     def __init__(
         self,
         normalizer: Normalizer,
-        sae: TopKSAE,
+        sae: SparseAutoencoder,
         nfm: ResidualModel | None = None,
         plant: Plant | None = None,
     ) -> None:
@@ -59,24 +63,28 @@ class Autoencoder(nn.Module):
 
     def forward(self, x: Float[Tensor, "... d_in"]) -> Parts:
         """Reconstruct activations in the model's units."""
-        codes, decoded, target, planted = self.explain(x)
+        explained = self.explain(x)
+        codes, decoded, target, planted, units = explained
         residual = None if self.nfm is None else self.nfm(codes)
-        to_model = self.normalizer.inverse_difference
+        to_model = units.inverse_difference
         return Parts(
-            x=x if self.plant is None else self.normalizer.inverse(target),
+            x=x if self.plant is None else units.inverse(target),
             codes=codes,
-            sae=self.normalizer.inverse(decoded),
+            sae=units.inverse(decoded),
             linear=None if residual is None else to_model(residual.linear),
             interaction=None if residual is None else to_model(residual.interaction),
             planted=None if planted is None else to_model(planted),
+            explained=explained,
         )
 
     def explain(self, x: Float[Tensor, "... d_in"]) -> Explained:
         """Codes, decoded codes and what they are to explain, in the normaliser's units."""
-        target = self.normalizer(x)
+        units = self.normalizer.units(x)
+        target = units.of(x)
         codes = self.sae.encode(target)
         decoded = self.sae.decode(codes)
         if self.plant is None:
-            return Explained(codes, decoded, target, None)
+            return Explained(codes, decoded, target, None, units)
         planted = self.plant.planted(codes, self.sae.d_sae)
-        return Explained(codes, decoded, decoded + planted + self.plant.unexplained(target), planted)
+        target = decoded + planted + self.plant.unexplained(target)
+        return Explained(codes, decoded, target, planted, units)

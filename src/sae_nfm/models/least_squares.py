@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sae_nfm.models.codes import Codes, transposed_sum
-from sae_nfm.settings import NotAllowed
+from sae_nfm.settings.values import NotAllowed
 
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """To choose from on held-out tokens, relative to the mean of the features' squared norms."""

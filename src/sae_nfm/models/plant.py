@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from sae_nfm.models.codes import Codes
-from sae_nfm.settings import Count, NonNegative, NotAllowed, Positive, checked
+from sae_nfm.settings.values import Count, NonNegative, NotAllowed, Positive, checked
 
 _STEP = 2.0**-11  # in the normaliser's units, where a coordinate's standard deviation is about 1
 _MIX = (0x45D9F3B, 0x119DE1F3)  # multipliers of a 32-bit integer hash

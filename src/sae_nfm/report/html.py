@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sae_nfm.files import write_atomically
 from sae_nfm.report.estimates import label, number
 from sae_nfm.report.figures import draw_figures
 from sae_nfm.report.headline import facts, headline, marginal_gain
@@ -28,6 +27,7 @@ from sae_nfm.report.tables import (
     condition_rows,
     paired_test_rows,
 )
+from sae_nfm.store.files import write_atomically
 
 _FIGURES = {
     "kl_by_condition": (

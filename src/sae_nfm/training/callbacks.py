@@ -12,7 +12,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 from torch import Tensor, nn
 
-from sae_nfm.finite import NonFinite
+from sae_nfm.measures.finite import NonFinite
 from sae_nfm.training.checkpoints import LAST, Checkpoints
 
 log = logging.getLogger(__name__)

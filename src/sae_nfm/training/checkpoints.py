@@ -7,9 +7,9 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from sae_nfm.files import write_atomically
-from sae_nfm.hashes import file_hash
-from sae_nfm.settings import NotAllowed
+from sae_nfm.settings.values import NotAllowed
+from sae_nfm.store.files import write_atomically
+from sae_nfm.store.hashes import file_hash
 
 log = logging.getLogger(__name__)
 LAST, BEFORE, HASHES = "last.ckpt", "before.ckpt", "hashes.json"

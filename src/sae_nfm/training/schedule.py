@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from sae_nfm.settings import Fraction, checked
+from sae_nfm.settings.values import Fraction, checked
 
 
 @checked

@@ -11,9 +11,9 @@ from torch import Tensor
 from sae_nfm.data.activations import ActivationSequence
 from sae_nfm.models.autoencoder import Autoencoder
 from sae_nfm.models.codes import Codes
-from sae_nfm.models.controls import LinearControl
 from sae_nfm.models.least_squares import RIDGES, NormalEquations
-from sae_nfm.store import write_atomically
+from sae_nfm.models.residuals.linear import LinearControl
+from sae_nfm.store.store import write_atomically
 from sae_nfm.training.stages import METRICS, WEIGHTS, save_weights
 
 _CHUNK = 8192

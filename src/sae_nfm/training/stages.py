@@ -19,10 +19,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sae_nfm.data.activations import ActivationModule
-from sae_nfm.files import write_atomically
-from sae_nfm.finite import NonFinite
-from sae_nfm.ranks import Ranks
-from sae_nfm.store import discard
+from sae_nfm.measures.finite import NonFinite
+from sae_nfm.store.files import write_atomically
+from sae_nfm.store.ranks import Ranks
+from sae_nfm.store.store import discard
 from sae_nfm.training.callbacks import KeepBest, training_callbacks
 from sae_nfm.training.checkpoints import newest_checkpoint
 from sae_nfm.training.tasks import DictionaryTask

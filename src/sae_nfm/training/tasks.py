@@ -5,14 +5,15 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sae_nfm.measures.quality import DictionaryQuality
 from sae_nfm.models.autoencoder import Autoencoder
-from sae_nfm.training.objectives import Reconstruction
-from sae_nfm.training.quality import DictionaryQuality
+from sae_nfm.models.saes.firing import Firing
+from sae_nfm.training.objectives.reconstruction import Reconstruction
 from sae_nfm.training.schedule import Schedule
 
 
@@ -94,9 +95,7 @@ class DictionaryTask(LightningModule):
 
 
 class SAETask(DictionaryTask):
-    """Train the SAE; a latent counts as dead after `dead_after` tokens without firing."""
-
-    tokens_since_fired: Tensor
+    """Train the SAE, by the objective and by its family's own terms."""
 
     def __init__(
         self,
@@ -105,37 +104,34 @@ class SAETask(DictionaryTask):
         optimizer: OptimizerFactory,
         schedule: Schedule,
         seed: int,
-        dead_after: int,
     ) -> None:
         super().__init__(autoencoder, objective, optimizer, schedule, seed)
-        self.dead_after = dead_after
-        self.register_buffer("tokens_since_fired", torch.zeros(autoencoder.sae.d_sae, dtype=torch.int64))
+        self.firing = Firing(autoencoder.sae.d_sae)
 
     def training_step(self, batch: Float[Tensor, "token d_in"], batch_idx: int) -> Tensor:
         """One step on a batch of raw activations."""
-        sae = self.autoencoder.sae
         x = self.autoencoder.normalizer(batch)
-        codes = sae.encode(x)
-        loss = self.objective.sae_loss(sae, x, sae.decode(codes), self.tokens_since_fired > self.dead_after)
-        self._count_firing(codes.indices[codes.values > 0], len(batch))
-        self.log_dict({"train/loss": loss.total, "train/fvu": loss.fvu, "train/auxk": loss.auxk})
-        return loss.total
+        attempt = self.autoencoder.sae.attempt(x, self.firing)
+        fvu = self.objective.of_activation(x, attempt.reconstruction)
+        loss = sum(attempt.terms.values(), start=fvu)
+        self._count(attempt.fired, len(batch))
+        terms = {f"train/{name}": value for name, value in attempt.terms.items()}
+        self.log_dict({"train/loss": loss, "train/fvu": fvu, "train/l0": attempt.l0, **terms})
+        return loss
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Keep the decoder's gradient orthogonal to its rows."""
-        self.autoencoder.sae.project_decoder_gradient_()
+        """Let the family change its gradients."""
+        self.autoencoder.sae.before_step_()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step, and bring the decoder's rows back to unit norm before any checkpoint is written."""
+        """Step, and let the family mend what the step broke before any checkpoint is written."""
         super().optimizer_step(*args, **kwargs)
-        self.autoencoder.sae.normalize_decoder_()
+        self.autoencoder.sae.after_step_()
 
-    def _count_firing(self, fired: Tensor, num_tokens: int) -> None:
-        count = torch.zeros_like(self.tokens_since_fired).index_fill_(0, fired, 1)
+    def _count(self, fired: Bool[Tensor, " d_sae"], num_tokens: int) -> None:
         if self.trainer.world_size > 1:
-            count = self.trainer.strategy.reduce(count, reduce_op="sum")
-        self.tokens_since_fired += num_tokens * self.trainer.world_size
-        self.tokens_since_fired[count > 0] = 0
+            fired = self.trainer.strategy.reduce(fired.long(), reduce_op="sum") > 0
+        self.firing.count(fired, num_tokens * self.trainer.world_size)
 
 
 class NFMTask(DictionaryTask):
@@ -155,6 +151,6 @@ class NFMTask(DictionaryTask):
         with torch.no_grad():
             explained = self.autoencoder.explain(batch)
         predicted = self.autoencoder.nfm(explained.codes).total
-        loss = self.objective.residual_loss(explained.target - explained.decoded, predicted)
+        loss = self.objective.of_residual(explained.target - explained.decoded, predicted)
         self.log("train/loss", loss)
         return loss

@@ -1,0 +1,1 @@
+"""What a reconstruction is held against, at its own error."""

@@ -1,0 +1,1 @@
+"""From sums to statistics, and to `result.json`."""

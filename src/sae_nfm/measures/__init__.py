@@ -1,0 +1,1 @@
+"""What is measured of tokens, and the sums that figures are made of."""

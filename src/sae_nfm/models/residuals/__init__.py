@@ -1,0 +1,1 @@
+"""Models of an SAE's residual: what they add to its reconstruction."""

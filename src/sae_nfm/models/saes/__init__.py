@@ -1,0 +1,1 @@
+"""One file for each family of sparse autoencoders."""

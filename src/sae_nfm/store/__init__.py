@@ -1,0 +1,1 @@
+"""Artifacts by fingerprint, whole files, and the processes that share a study."""

@@ -1,0 +1,1 @@
+"""What dictionaries are trained for, one file each."""
