@@ -1,33 +1,38 @@
-"""Explained variance on held-out documents: our SAE against SAELens's, trained on the same activations.
+"""Explained variance on held-out documents at equal L0: every SAE family, ours against its peers.
 
-`python benchmarks/explained_variance.py [OVERRIDE…]` takes the overrides of a study, such as `lm=local
-lm.path=DIR corpus=text corpus.path=FILE`. Ours is trained as a study trains it. SAELens trains in the peers'
-environment with its own trainer, on a file of the batches that our study is dealt, in their order, under
-every setting of a small grid; its best counts.
+`python benchmarks/explained_variance.py FOLDER [OVERRIDE…]` takes the overrides of a study, such as `lm=local
+lm.path=DIR corpus=text corpus.path=FILE`. Ours is trained as a study trains it, with the family's default
+settings. The peers train in an environment of their own, each by its own trainer, on a file of the batches that our
+study is dealt, in their order, under a search of variants, learning rates and sparsity (`searching.py`). The
+folder keeps activations and runs: given again, only what is missing is made.
 """
 
 import json
 import subprocess
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from equal_l0 import report
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
-from timing import Bar, Report, arguments, parsed
+from timing import arguments, parsed
 
 from sae_nfm import config
 from sae_nfm.__main__ import CONFIG_DIR
 from sae_nfm.artifacts import Artifacts
 from sae_nfm.data.activations import ActivationStream, PooledBatches
-from sae_nfm.measures.quality import DictionaryQuality
+from sae_nfm.models.codes import Codes
 from sae_nfm.recipes.site import SiteActivations
 from sae_nfm.store.store import Store
 
 HERE = Path(__file__).parent
 SETTINGS = ["hook=resid_post", "nfm=none", "trainer=cpu", "logger=none"]
+SPARSITY = {"topk": "k", "batch_topk": "k", "matryoshka": "k", "relu": "l0", "gated": "l0", "jumprelu": "l0"}
+"""The setting that says how sparse a family is."""
+PREFIXES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
+LIBRARIES = ("sae-lens", "dictionary-learning")
 
 
 def compose_study(overrides: list[str]) -> DictConfig:
@@ -37,8 +42,9 @@ def compose_study(overrides: list[str]) -> DictConfig:
         return compose("study", [*SETTINGS, *overrides])
 
 
-def write_activations(activations: SiteActivations, cfg: DictConfig, num_held_out: int, folder: Path) -> None:
+def write_activations(cfg: DictConfig, num_held_out: int, folder: Path) -> None:
     """`train.npy`, the batches that a study is dealt, and `held_out.npy`, from its test documents."""
+    activations = SiteActivations(cfg, Store(cfg.artifacts), "cpu")
     lm, site, splits = activations.lm, activations.site, activations.splits
     batches = PooledBatches(
         activations.stream(), config.pool(cfg), step=0, rank=0, world_size=1, seed=cfg.seed
@@ -54,66 +60,69 @@ def write_activations(activations: SiteActivations, cfg: DictConfig, num_held_ou
     np.save(folder / "held_out.npy", held_out.read(0, num_held_out).float().numpy())
 
 
-def ours(artifacts: Artifacts, folder: Path) -> dict[str, float]:
+def ours(cfg: DictConfig, folder: Path) -> dict[str, float | list[float]]:
     """Train as a study does, or take what a study has trained, and look at the held-out activations."""
-    autoencoder = artifacts.sae().eval()
-    quality = DictionaryQuality(autoencoder.sae.d_in, autoencoder.sae.d_sae)
-    with torch.no_grad():
-        for x in torch.from_numpy(np.load(folder / "held_out.npy")).split(8192):
-            quality.update(autoencoder(x))
-    return {name: value for name, value in quality.compute().items() if value is not None}
+    activations = SiteActivations(cfg, Store(cfg.artifacts), "cpu")
+    autoencoder = Artifacts(cfg, activations, config.run(cfg, config.tracker(cfg, folder, {}), config.ranks(cfg))).sae()
+    return look(autoencoder.eval(), torch.from_numpy(np.load(folder / "held_out.npy")))
 
 
-def theirs(python: Path, cfg: DictConfig, folder: Path) -> list[dict[str, Any]]:
-    """Every setting of the grid, in the peers' environment."""
-    settings = {"d-sae": cfg.sae.d_sae, "k": cfg.sae.k, "batch": cfg.batch_tokens}
-    settings["threads"] = torch.get_num_threads()
-    options = [f"--{name}={value}" for name, value in settings.items()]
-    script = [str(python), str(HERE / "explained_variance_sae_lens.py"), str(folder), *options]
+@torch.no_grad()
+def look(autoencoder: Any, held_out: torch.Tensor) -> dict[str, float | list[float]]:
+    """What `look` of `explained_variance_peers.py` says of a peer's, of ours."""
+    sae, normalizer = autoencoder.sae, autoencoder.normalizer
+    sizes = [round(prefix * sae.d_sae) for prefix in PREFIXES]
+    errors, active, fired = [0.0] * len(sizes), 0, torch.zeros(sae.d_sae, dtype=torch.bool)
+    for x in held_out.split(8192):
+        codes = sae.encode(normalizer(x))
+        active += int((codes.values > 0).sum())
+        fired[codes.indices[codes.values > 0]] = True
+        for i, size in enumerate(sizes):
+            prefix = Codes(torch.where(codes.indices < size, codes.values, 0), codes.indices)
+            error = x - normalizer.units(x).inverse(sae.decode(prefix))
+            errors[i] += float(error.double().pow(2).sum())
+    variance = float((held_out.double() - held_out.double().mean(0)).pow(2).sum())
+    explained = [1 - error / variance for error in errors]
+    return {
+        "explained_variance": explained[-1],
+        "l0": active / len(held_out),
+        "dead_fraction": float((~fired).double().mean()),
+        "prefixes": explained,
+    }
+
+
+def theirs(python: Path, cfg: DictConfig, args: Any) -> None:
+    """Search in the peers' environment; runs end up in the folder's `peers.jsonl`."""
+    sizes = {"d-sae": args.d_sae, "l0": args.l0, "batch": cfg.batch_tokens, "threads": args.threads}
+    options = [f"--{name}={value}" for name, value in sizes.items()]
+    chosen = ["--families", *args.families, "--libraries", *args.libraries, "--seeds", *map(str, args.seeds)]
+    script = [str(python), str(HERE / "explained_variance_peers.py"), str(args.folder), *options, *chosen]
     subprocess.run(script, check=True)
-    return json.loads((folder / "sae_lens.json").read_text())
 
 
 def main() -> None:
-    """Train both and write the table."""
-    parser = arguments(__doc__, layer=2, d_sae=1024, k=16, train_tokens=2_000_000, held_out=65536)
-    parser.add_argument("--peers", type=Path, default=HERE / ".venv/bin/python", help="Python with sae-lens")
+    """Train all and write the table."""
+    parser = arguments(__doc__, layer=2, d_sae=1024, l0=16, train_tokens=2_000_000, held_out=65536)
+    parser.add_argument("--peers", type=Path, default=HERE / ".venv/bin/python", help="Python with the peers")
+    parser.add_argument("--families", nargs="+", choices=SPARSITY, default=list(SPARSITY))
+    parser.add_argument("--libraries", nargs="+", choices=LIBRARIES, default=LIBRARIES)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("folder", type=Path, help="where activations and runs are kept")
     parser.add_argument("overrides", nargs="*", help="of the study, such as lm=local lm.path=DIR")
     args = parsed(parser)
-    sizes = {"layer": args.layer, "sae.d_sae": args.d_sae, "sae.k": args.k, "train_tokens": args.train_tokens}
-    cfg = compose_study([*(f"{key}={value}" for key, value in sizes.items()), *args.overrides])
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        activations = SiteActivations(cfg, Store(cfg.artifacts), "cpu")
-        write_activations(activations, cfg, args.held_out, folder)
-        artifacts = Artifacts(cfg, activations, config.run(cfg, config.tracker(cfg, folder, {})))
-        found = ours(artifacts, folder)
-        grid = theirs(args.peers, cfg, folder)
-        num_held_out = len(np.load(folder / "held_out.npy", mmap_mode="r"))
-    report(cfg, num_held_out, found, grid)
-
-
-def report(cfg: DictConfig, num_held_out: int, found: dict[str, float], grid: list[dict[str, Any]]) -> None:
-    """Every setting, and ours against the best of them."""
-    ahead = found["explained_variance"] - max(run["explained_variance"] for run in grid)
-    columns = ("explained_variance", "dead_fraction", "l0")
-    lm, sae = Path(cfg.lm.path).name, cfg.sae
-    Report(
-        name=f"explained_variance_{lm}",
-        title=f"Held-out explained variance: {lm}, layer {cfg.layer}, d_sae {sae.d_sae}, k {sae.k}, "
-        f"{cfg.train_tokens} tokens",
-        columns=("", "explained variance", "dead fraction", "L0"),
-        rows=[
-            [f"sae_nfm, lr {cfg.sae_optimizer.lr}", *map(found.get, columns)],
-            *([f"sae-lens, {run['setting']}", *map(run.get, columns)] for run in grid),
-        ],
-        bars=[Bar("explained variance, ahead of the best sae-lens by", ahead, 0.0)],
-        notes=[
-            f"Trained in batches of {cfg.batch_tokens}; 1 − Σ‖x − x̂‖² / Σ‖x − mean‖² over {num_held_out} "
-            "tokens of documents that neither was trained on; dead are latents that fire on none of these.",
-        ],
-        figures={"ours": found, "sae_lens": grid},
-    ).publish()
+    args.folder.mkdir(parents=True, exist_ok=True)
+    common = [f"layer={args.layer}", f"train_tokens={args.train_tokens}", *args.overrides]
+    cfg = compose_study(common)
+    if not (args.folder / "held_out.npy").exists():
+        write_activations(cfg, args.held_out, args.folder)
+    theirs(args.peers, cfg, args)
+    found = {}
+    for family in args.families:
+        of_family = [f"sae={family}", f"sae.d_sae={args.d_sae}", f"sae.{SPARSITY[family]}={args.l0}"]
+        studies = [compose_study([*common, *of_family, f"seed={seed}"]) for seed in args.seeds]
+        found[family] = [ours(study, args.folder) for study in studies]
+    lines = (args.folder / "peers.jsonl").read_text().splitlines()
+    report(cfg, args, found, [json.loads(line) for line in lines])
 
 
 if __name__ == "__main__":

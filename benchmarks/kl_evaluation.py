@@ -65,12 +65,12 @@ class Ours:
 class Theirs:
     """The published evaluation of the same blocks in the same batches."""
 
-    def __init__(self, study: Study, autoencoder: Autoencoder, num_blocks: int) -> None:
+    def __init__(self, study: Study, autoencoder: Autoencoder) -> None:
         model = AutoModelForCausalLM.from_pretrained(study.activations.lm.path, dtype=torch.float32).eval()
         base = model.base_model
         layer = (base.h if hasattr(base, "h") else base.layers)[study.cfg.layer]
         self.evaluation = PublishedEvaluation(model, layer, autoencoder, DRAWS)
-        self.batches = study.activations.splits.test.tokens(range(num_blocks)).split(BATCH)
+        self.batches = [study.activations.splits.test.tokens(numbers) for numbers in study.scored]
 
     def __call__(self) -> float:
         """Seconds of one evaluation."""
@@ -106,7 +106,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         overrides = [f"layer={args.layer}", f"eval_tokens={positions}", *args.overrides]
         study, autoencoder = trained_study(overrides, Path(folder))
-        ours, theirs = Ours(study, autoencoder), Theirs(study, autoencoder, args.blocks)
+        ours, theirs = Ours(study, autoencoder), Theirs(study, autoencoder)
         ours(), theirs()
         seconds = [(ours(), theirs()) for _ in range(args.rounds)]
     report(study, positions, seconds, ours.means(), theirs)

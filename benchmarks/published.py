@@ -39,15 +39,16 @@ class DenseAutoencoder(nn.Module):
         top = features.topk(self.sae.k, dim=1)
         return torch.zeros_like(features).scatter_(1, top.indices, top.values)
 
-    def decode(self, f: Float[Tensor, "token d_sae"]) -> Float[Tensor, "token d_model"]:
-        """x̂."""
-        return self.normalizer.inverse(f @ self.sae.W_dec + self.sae.b_dec)
+    def decode(self, x: Float[Tensor, "token d_model"], f: Float[Tensor, "token d_sae"]) -> Tensor:
+        """x̂ of x with codes f."""
+        return self.normalizer.units(x).inverse(f @ self.sae.W_dec + self.sae.b_dec)
 
-    def residual(self, f: Float[Tensor, "token d_sae"]) -> Float[Tensor, "token d_model"]:
+    def residual(self, x: Float[Tensor, "token d_model"], f: Float[Tensor, "token d_sae"]) -> Tensor:
         """r̂ of an order-2 NFM."""
         nfm = self.nfm
-        pooled = ((f @ nfm.V).pow(2) - f.pow(2) @ nfm.V.pow(2)) / 2
-        return self.normalizer.inverse_difference(f @ nfm.W_lin + nfm.b + nfm.mlp(pooled))
+        pooled = ((f @ nfm.V).pow(2) - f.pow(2) @ nfm.V.pow(2)) / 2 * nfm.pool_scale
+        corrected = f @ nfm.W_lin + nfm.b + nfm.head(pooled)
+        return self.normalizer.units(x).inverse_difference(corrected)
 
 
 class PublishedEvaluation:
@@ -101,11 +102,11 @@ class PublishedEvaluation:
             handle.remove()
 
     def _sae(self, x: Tensor) -> Tensor:
-        return self.dense.decode(self.dense.codes(x))
+        return self.dense.decode(x, self.dense.codes(x))
 
     def _sae_nfm(self, x: Tensor) -> Tensor:
         f = self.dense.codes(x)
-        return self.dense.decode(f) + self.dense.residual(f)
+        return self.dense.decode(x, f) + self.dense.residual(x, f)
 
     def _eps(self, x: Tensor) -> Tensor:
         error = (self._sae(x) - x).norm(dim=-1, keepdim=True)

@@ -1,30 +1,38 @@
-"""One training step of a TopK SAE: ours against SAELens and sparsify, each with the step of its own trainer.
+"""One training step of every SAE family: ours against SAELens and sparsify, each with its own trainer's step.
 
 Needs the peers' environment (benchmarks/requirements.txt) and this project's `src` on PYTHONPATH.
 """
 
 import argparse
-import itertools
-from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
-from sae_lens.config import SAETrainerConfig
-from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
-from sae_lens.training.sae_trainer import SAETrainer
-from sparsify import SparseCoder, SparseCoderConfig
+from steps import OURS, SPARSE, Step, our_step, sae_lens_steps, sparsify_step
 from timing import Bar, Report, arguments, interleaved, parsed, speedup
 from torch import Tensor, nn
 
-from sae_nfm.models.normalizer import Normalizer
+from sae_nfm.models.saes.firing import Firing
 from sae_nfm.models.saes.topk import TopKSAE
-from sae_nfm.training.objectives import Reconstruction
+from sae_nfm.training.objectives.reconstruction import Reconstruction
 
-OURS, SPARSIFY = "sae_nfm", "eai-sparsify"
-SAE_LENS = {
-    "sae-lens": {},
-    "sae-lens, no rescaling": {"rescale_acts_by_decoder_norm": False},
-    "sae-lens, sparse": {"rescale_acts_by_decoder_norm": False, "use_sparse_activations": True},
-}
+MINE, SPARSIFY = "sae_nfm", "eai-sparsify"
+BARS = {family: 2.0 if family in SPARSE else 1.0 for family in OURS}
+
+
+class Timed(NamedTuple):
+    """What was measured of a family."""
+
+    seconds: dict[str, list[float]]
+    """Of a step, by contestant and round."""
+    l0: dict[str, float]
+
+    def least(self, name: str) -> float:
+        """The fastest round: what other programs did is least in it."""
+        return min(self.seconds[name])
+
+    def ahead_of(self, names: str) -> float:
+        """How many times faster ours is than the fastest whose name begins so."""
+        return min(self.least(n) for n in self.seconds if n.startswith(names)) / self.least(MINE)
 
 
 def activations(d_in: int, batch: int, num_batches: int) -> list[Tensor]:
@@ -37,93 +45,31 @@ def activations(d_in: int, batch: int, num_batches: int) -> list[Tensor]:
     return batches
 
 
-def our_step(d_sae: int, k: int, batches: list[Tensor]) -> Callable[[], None]:
-    """What `SAETask` and Lightning do in a step, written out without Lightning."""
-    d_in = batches[0].shape[1]
-    sae, normalizer = TopKSAE(d_in, d_sae, k, "mean", None, 1 / 32, 200_000), Normalizer(d_in)
-    normalizer.fit(batches[0])
-    sae.initialize_(normalizer(batches[0]))
-    objective = Reconstruction(auxk=None, auxk_coefficient=1 / 32)
-    optimizer = torch.optim.Adam(sae.parameters(), lr=1e-3, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
-    tokens_since_fired = torch.zeros(d_sae, dtype=torch.int64)
-    stream = itertools.cycle(batches)
-
-    def step() -> None:
-        x = normalizer(next(stream))
-        codes = sae.encode(x)
-        loss = objective.sae_loss(sae, x, sae.decode(codes), tokens_since_fired > 200_000)
-        count = torch.zeros_like(tokens_since_fired).index_fill_(0, codes.indices[codes.values > 0], 1)
-        tokens_since_fired.add_(len(x))
-        tokens_since_fired[count > 0] = 0
-        optimizer.zero_grad()
-        loss.total.backward()
-        sae.project_decoder_gradient_()
-        nn.utils.clip_grad_norm_(sae.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        sae.normalize_decoder_()
-
-    return step
-
-
-def sae_lens_step(d_sae: int, k: int, batches: list[Tensor], settings: dict[str, bool]) -> Callable[[], None]:
-    """`SAETrainer.step`, with its defaults but for the batch size, and what `fit` counts."""
-    size, d_in = batches[0].shape
-    sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=d_in, d_sae=d_sae, k=k, **settings))
-    config = SAETrainerConfig(total_training_samples=10**9, train_batch_size_samples=size, lr_end=3e-5)
-    stream: Iterator[Tensor] = itertools.cycle(batches)
-    trainer = SAETrainer(config, sae, stream)
-
-    def step() -> None:
-        trainer.maybe_reset_sparsity()
-        trainer.step(next(stream))
-        trainer.n_training_steps += 1
-
-    return step
-
-
-def sparsify_step(d_sae: int, k: int, batches: list[Tensor]) -> Callable[[], None]:
-    """The step of sparsify's `Trainer.fit` with `optimizer="adam"`, without the language model it needs."""
-    d_in = batches[0].shape[1]
-    sae = SparseCoder(d_in, SparseCoderConfig(num_latents=d_sae, k=k))
-    sae.b_dec.data = batches[0].mean(0)
-    optimizer = torch.optim.Adam(sae.parameters(), lr=2e-4 / (d_sae / 2**14) ** 0.5)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
-    tokens_since_fired = torch.zeros(d_sae, dtype=torch.int64)
-    stream = itertools.cycle(batches)
-
-    def step() -> None:
-        x = next(stream)
-        did_fire = torch.zeros(d_sae, dtype=torch.bool)
-        sae.set_decoder_norm_to_unit_norm()
-        total_variance = (x - x.mean(0)).pow(2).sum()
-        out = sae(x=x, y=x, dead_mask=None, total_variance=total_variance)
-        did_fire[out.latent_indices.flatten()] = True
-        float(out.fvu.detach())
-        out.fvu.backward()
-        sae.remove_gradient_parallel_to_decoder_directions()
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
-        tokens_since_fired.add_(len(x))
-        tokens_since_fired[did_fire] = 0
-
-    return step
+def timed(family: str, args: argparse.Namespace, batches: list[Tensor]) -> Timed:
+    """All contestants of a family in turn."""
+    sizes = (args.d_sae, args.l0, batches)
+    contestants: dict[str, Step] = {MINE: our_step(family, *sizes)}
+    if family == "topk":
+        contestants[SPARSIFY] = sparsify_step(*sizes)
+    contestants |= sae_lens_steps(family, *sizes)
+    seconds = interleaved(contestants, args.rounds, args.calls, warm_up=2)
+    return Timed(seconds, {name: float(step.l0) for name, step in contestants.items()})
 
 
 def gradient_difference(d_sae: int, k: int, x: Tensor) -> float:
-    """Largest ‖g − g_dense‖ / ‖g_dense‖ of a parameter, where a fifth of the latents counts as dead.
+    """Largest ‖g − g_dense‖ / ‖g_dense‖ of a TopK parameter, where a fifth of the latents counts as dead.
 
     g_dense comes from autograd through pre-activations and codes with all latents written out.
     """
     sae = TopKSAE(x.shape[1], d_sae, k, b_dec_init="mean")
     sae.initialize_(x)
-    dead = torch.rand(d_sae) < 0.2
-    objective = Reconstruction(auxk=None, auxk_coefficient=1 / 32)
+    firing = Firing(d_sae)
+    firing.tokens_since[torch.rand(d_sae) < 0.2] = sae.dead_after + 1
+    attempt = sae.attempt(x, firing)
+    loss = Reconstruction().of_activation(x, attempt.reconstruction) + attempt.terms["auxk"]
     parameters = list(sae.parameters())
-    ours = torch.autograd.grad(objective.sae_loss(sae, x, sae(x), dead).total, parameters)
-    dense = torch.autograd.grad(dense_loss(sae, x, dead), parameters)
+    ours = torch.autograd.grad(loss, parameters)
+    dense = torch.autograd.grad(dense_loss(sae, x, firing.silent_for(sae.dead_after)), parameters)
     return max(float((a - b).norm() / b.norm()) for a, b in zip(ours, dense, strict=True))
 
 
@@ -142,50 +88,54 @@ def dense_loss(sae: TopKSAE, x: Tensor, dead: Tensor) -> Tensor:
     residual, rows = (x - reconstruction).detach(), dead.nonzero().squeeze(1)
     pre = torch.addmm(sae.b_enc[rows], x - sae.b_dec, sae.W_enc_rows[rows].t())
     predicted = kept(pre, pre.topk(x.shape[1] // 2, dim=-1).indices) @ sae.W_dec[rows]
-    return fvu + (residual - predicted).pow(2).sum() / residual.pow(2).sum() / 32
+    return fvu + sae.auxk_coefficient * (residual - predicted).pow(2).sum() / residual.pow(2).sum()
 
 
 def main() -> None:
     """Time the steps in turn and write the table."""
-    args = parsed(arguments(__doc__, d_in=256, d_sae=8192, k=32, batch=2048, rounds=12, calls=3))
+    parser = arguments(__doc__, d_in=256, d_sae=8192, l0=32, batch=2048, rounds=8, calls=1)
+    parser.add_argument("--families", nargs="+", choices=list(OURS), default=list(OURS))
+    args = parsed(parser)
     torch.manual_seed(0)
     batches = activations(args.d_in, args.batch, 4)
-    contestants = {
-        OURS: our_step(args.d_sae, args.k, batches),
-        SPARSIFY: sparsify_step(args.d_sae, args.k, batches),
-        **{name: sae_lens_step(args.d_sae, args.k, batches, settings) for name, settings in SAE_LENS.items()},
-    }
-    seconds = interleaved(contestants, args.rounds, args.calls, warm_up=2)
-    report(args, seconds, gradient_difference(args.d_sae, args.k, batches[0]))
+    found = {family: timed(family, args, batches) for family in args.families}
+    report(args, found, gradient_difference(args.d_sae, args.l0, batches[0]))
 
 
-def report(args: argparse.Namespace, seconds: dict[str, list[float]], difference: float) -> None:
-    """Medians, quotients within a round, and the bars."""
-    median = {name: float(torch.tensor(values).median()) for name, values in seconds.items()}
-    against_sae_lens = min(speedup(seconds, OURS, name) for name in SAE_LENS)
+def report(args: argparse.Namespace, found: dict[str, Timed], difference: float) -> None:
+    """Fastest rounds, their quotients, and the bars."""
+    bars = [
+        Bar(f"{family}: speed against the fastest sae-lens", one.ahead_of("sae-lens"), BARS[family])
+        for family, one in found.items()
+    ]
+    if "topk" in found:
+        bars.append(Bar("topk: speed against eai-sparsify", found["topk"].ahead_of(SPARSIFY), 1.2))
+    bars.append(
+        Bar("topk: largest relative gradient difference from dense autograd", difference, 1e-5, False)
+    )
     Report(
         name="sae_step",
         title="SAE training step, float32, "
-        + ", ".join(f"{name} {getattr(args, name)}" for name in ("d_in", "d_sae", "k", "batch")),
-        columns=("", "ms/step", "tokens/s", "sae_nfm is faster by"),
+        + ", ".join(f"{name} {getattr(args, name)}" for name in ("d_in", "d_sae", "l0", "batch")),
+        columns=("", "ms/step", "tokens/s", "sae_nfm is faster by", "median over rounds", "L0"),
         rows=[
-            [name, 1e3 * median[name], round(args.batch / median[name]), speedup(seconds, OURS, name)]
-            for name in seconds
+            [f"{family}: {name}", 1e3 * one.least(name), round(args.batch / one.least(name)),
+             one.least(name) / one.least(MINE), speedup(one.seconds, MINE, name), one.l0[name]]
+            for family, one in found.items()
+            for name in one.seconds
         ],
-        bars=[
-            Bar("speed against the faster sae-lens", against_sae_lens, 3.0),
-            Bar("speed against eai-sparsify", speedup(seconds, OURS, SPARSIFY), 1.2),
-            Bar("largest relative gradient difference from dense autograd", difference, 1e-5, at_least=False),
-        ],
+        bars=bars,
         notes=[
             "Forward, loss, backward, Adam, and what each trainer does besides: sae-lens and ours clip the "
-            "gradient, sparsify and ours keep the decoder's rows at unit norm and project its gradient, ours "
-            "normalises activations. No latent counts as dead during the timing. Medians over interleaved "
-            "rounds. sae-lens with sparse activations needs rescale_acts_by_decoder_norm=False: with both, "
-            "its backward pass fails on a CPU (NotImplementedError, aten::view on SparseCPU).",
+            "gradient, sparsify and ours keep the decoder's rows at unit norm and project its gradient where "
+            "the family does, ours normalises activations. No latent counts as dead during the timing, biases "
+            "and thresholds are where L0 is as it says, and learning rates so small that they stay there. "
+            f"Fastest of {args.rounds} interleaved rounds, and the median of the quotients within a round. "
+            "sae-lens with sparse activations needs rescale_acts_by_decoder_norm=False: with both, its "
+            "backward pass fails on a CPU (NotImplementedError, aten::view on SparseCPU).",
         ],
-        figures={"seconds": seconds},
-    ).publish()
+        figures={family: one._asdict() for family, one in found.items()},
+    ).publish()  # fmt: skip
 
 
 if __name__ == "__main__":
