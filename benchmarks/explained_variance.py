@@ -2,9 +2,9 @@
 
 `python benchmarks/explained_variance.py FOLDER [OVERRIDE…]` takes the overrides of a study, such as `lm=local
 lm.path=DIR corpus=text corpus.path=FILE`. Ours is trained as a study trains it, with the family's default
-settings. The peers train in an environment of their own, each by its own trainer, on a file of the batches that our
-study is dealt, in their order, under a search of variants, learning rates and sparsity (`searching.py`). The
-folder keeps activations and runs: given again, only what is missing is made.
+settings. The peers train in an environment of their own, each by its own trainer, on a file of the batches
+that our study is dealt, in their order, under a search of variants, learning rates and sparsity
+(`searching.py`). The folder keeps activations and runs: given again, only what is missing is made.
 """
 
 import json
@@ -17,7 +17,9 @@ import torch
 from equal_l0 import report
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
+from quality import look
 from timing import arguments, parsed
+from torch import Tensor
 
 from sae_nfm import config
 from sae_nfm.__main__ import CONFIG_DIR
@@ -31,7 +33,6 @@ HERE = Path(__file__).parent
 SETTINGS = ["hook=resid_post", "nfm=none", "trainer=cpu", "logger=none"]
 SPARSITY = {"topk": "k", "batch_topk": "k", "matryoshka": "k", "relu": "l0", "gated": "l0", "jumprelu": "l0"}
 """The setting that says how sparse a family is."""
-PREFIXES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
 LIBRARIES = ("sae-lens", "dictionary-learning")
 
 
@@ -60,35 +61,18 @@ def write_activations(cfg: DictConfig, num_held_out: int, folder: Path) -> None:
     np.save(folder / "held_out.npy", held_out.read(0, num_held_out).float().numpy())
 
 
-def ours(cfg: DictConfig, folder: Path) -> dict[str, float | list[float]]:
+def ours(cfg: DictConfig, held_out: Tensor, folder: Path) -> dict[str, Any]:
     """Train as a study does, or take what a study has trained, and look at the held-out activations."""
     activations = SiteActivations(cfg, Store(cfg.artifacts), "cpu")
-    autoencoder = Artifacts(cfg, activations, config.run(cfg, config.tracker(cfg, folder, {}), config.ranks(cfg))).sae()
-    return look(autoencoder.eval(), torch.from_numpy(np.load(folder / "held_out.npy")))
-
-
-@torch.no_grad()
-def look(autoencoder: Any, held_out: torch.Tensor) -> dict[str, float | list[float]]:
-    """What `look` of `explained_variance_peers.py` says of a peer's, of ours."""
+    run = config.run(cfg, config.tracker(cfg, folder, {}), config.ranks(cfg))
+    autoencoder = Artifacts(cfg, activations, run).sae().eval()
     sae, normalizer = autoencoder.sae, autoencoder.normalizer
-    sizes = [round(prefix * sae.d_sae) for prefix in PREFIXES]
-    errors, active, fired = [0.0] * len(sizes), 0, torch.zeros(sae.d_sae, dtype=torch.bool)
-    for x in held_out.split(8192):
-        codes = sae.encode(normalizer(x))
-        active += int((codes.values > 0).sum())
-        fired[codes.indices[codes.values > 0]] = True
-        for i, size in enumerate(sizes):
-            prefix = Codes(torch.where(codes.indices < size, codes.values, 0), codes.indices)
-            error = x - normalizer.units(x).inverse(sae.decode(prefix))
-            errors[i] += float(error.double().pow(2).sum())
-    variance = float((held_out.double() - held_out.double().mean(0)).pow(2).sum())
-    explained = [1 - error / variance for error in errors]
-    return {
-        "explained_variance": explained[-1],
-        "l0": active / len(held_out),
-        "dead_fraction": float((~fired).double().mean()),
-        "prefixes": explained,
-    }
+
+    def decode(f: Tensor) -> Tensor:
+        codes = Codes(*f.topk(max(1, int((f > 0).sum(1).max())), dim=1))
+        return normalizer.units(f[:, : sae.d_in]).inverse(sae.decode(codes))
+
+    return look(lambda x: sae.encode(normalizer(x)).dense(sae.d_sae), decode, held_out, sae.d_sae, True)
 
 
 def theirs(python: Path, cfg: DictConfig, args: Any) -> None:
@@ -116,11 +100,11 @@ def main() -> None:
     if not (args.folder / "held_out.npy").exists():
         write_activations(cfg, args.held_out, args.folder)
     theirs(args.peers, cfg, args)
-    found = {}
+    found, held_out = {}, torch.from_numpy(np.load(args.folder / "held_out.npy"))
     for family in args.families:
         of_family = [f"sae={family}", f"sae.d_sae={args.d_sae}", f"sae.{SPARSITY[family]}={args.l0}"]
         studies = [compose_study([*common, *of_family, f"seed={seed}"]) for seed in args.seeds]
-        found[family] = [ours(study, args.folder) for study in studies]
+        found[family] = [ours(study, held_out, args.folder) for study in studies]
     lines = (args.folder / "peers.jsonl").read_text().splitlines()
     report(cfg, args, found, [json.loads(line) for line in lines])
 

@@ -7,46 +7,15 @@
 import argparse
 import importlib
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from quality import look
 from searching import Found, Journal, Run, search
-from torch import Tensor
 
-PREFIXES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
 LIBRARIES = {"sae-lens": "peers_sae_lens", "dictionary-learning": "peers_dictionary_learning"}
-
-
-@torch.no_grad()
-def look(sae: Any, held_out: Tensor, d_sae: int, prefixes: Sequence[float]) -> Found:
-    """Explained variance, dead latents and L0 of an SAE at inference, in float64 sums.
-
-    Args:
-        sae: encodes and decodes.
-        held_out: activations.
-        d_sae: number of latents.
-        prefixes: fractions of the latents whose explained variance alone is asked for too, 1 the last.
-    """
-    sizes = [round(prefix * d_sae) for prefix in prefixes]
-    errors, active, fired = [0.0] * len(sizes), 0, torch.zeros(d_sae, dtype=torch.bool)
-    for x in held_out.split(8192):
-        codes = sae.encode(x)
-        active += int((codes > 0).sum())
-        fired |= (codes > 0).any(0)
-        for i in reversed(range(len(sizes))):
-            codes[:, sizes[i] :] = 0
-            errors[i] += float((x - sae.decode(codes)).double().pow(2).sum())
-    variance = float((held_out.double() - held_out.double().mean(0)).pow(2).sum())
-    explained = [1 - error / variance for error in errors]
-    found = {
-        "explained_variance": explained[-1],
-        "l0": active / len(held_out),
-        "dead_fraction": float((~fired).double().mean()),
-    }
-    return found | ({"prefixes": explained} if len(sizes) > 1 else {})
 
 
 def main() -> None:
@@ -72,8 +41,8 @@ def main() -> None:
                 started = time.perf_counter()
                 sae = module.train(x, run, args.batch, args.d_sae)
                 seconds = time.perf_counter() - started
-                prefixes = PREFIXES if run.family == "matryoshka" else (1,)
-                return look(sae, held_out, args.d_sae, prefixes) | {"seconds": round(seconds, 1)}
+                found = look(sae.encode, sae.decode, held_out, args.d_sae, run.family == "matryoshka")
+                return found | {"seconds": round(seconds, 1)}
 
             journal = Journal(args.folder / "peers.jsonl", make)
             search(journal, library, family, module.SEARCHES[family], args.l0, args.seeds)

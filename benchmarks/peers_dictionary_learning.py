@@ -3,8 +3,8 @@
 Its defaults are for runs of ten thousands of steps: warm-ups of 1000 or 2000 steps, latents dead after 10M
 tokens, a threshold that is first set after 1000 steps and follows over another 1000. They get what ours have:
 warm-up and decay of our schedule, latents dead after a tenth of the run, the nested dictionaries of our
-Matryoshka SAE; the threshold follows over the last half of the run. A penalty is warmed up over the first tenth.
-Activations are scaled to a mean squared norm of 1, as its `normalize_activations` does.
+Matryoshka SAE; the threshold follows over the last half of the run. A penalty is warmed up over the first
+tenth. Activations are scaled to a mean squared norm of 1, as its `normalize_activations` does.
 """
 
 from typing import Any

@@ -1,15 +1,16 @@
 """SAELens's side of `explained_variance.py`: its trainer on given activations, its SAE as it is published.
 
-All settings but `as it comes` have what ours have: the warm-up and decay of our schedule, activations scaled to
-norm √d (`expected_average_only_in`), dead latents after a tenth of the run instead of 1000 steps, and the nested
-dictionaries of our Matryoshka SAE. A penalty is warmed up over the first twentieth of the run, as its tutorial
-does.
+All settings but `as it comes` have what ours have: the warm-up and decay of our schedule, activations scaled
+to norm √d (`expected_average_only_in`), dead latents after a tenth of the run instead of 1000 steps, and the
+nested dictionaries of our Matryoshka SAE. A penalty is warmed up over the first twentieth of the run, as its
+tutorials do.
 """
 
 import itertools
 import tempfile
 from typing import Any
 
+from quality import PREFIXES
 from sae_lens.config import SAETrainerConfig
 from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
 from sae_lens.saes.gated_sae import GatedTrainingSAE, GatedTrainingSAEConfig
@@ -25,7 +26,6 @@ from sae_lens.training.sae_trainer import SAETrainer
 from searching import Run, Search
 from torch import Tensor
 
-PREFIXES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
 AS_IT_COMES = "as it comes"
 ESTIMATED_ON = 16  # batches, for the scale of the activations
 LR = 4e-3
@@ -99,9 +99,7 @@ def train(x: Tensor, run: Run, batch: int, d_sae: int) -> SAE[Any]:
             "lr_decay_steps": round(0.3 * num_steps),
             "dead_feature_window": num_steps // 10,
         }
-    sae = untrained(
-        run, num_steps, {"d_in": x.shape[1], "d_sae": d_sae, "normalize_activations": normalize}
-    )
+    sae = untrained(run, num_steps, {"d_in": x.shape[1], "d_sae": d_sae, "normalize_activations": normalize})
     settings = SAETrainerConfig(
         total_training_samples=num_steps * batch,
         train_batch_size_samples=batch,

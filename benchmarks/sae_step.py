@@ -128,10 +128,10 @@ def report(args: argparse.Namespace, found: dict[str, Timed], difference: float)
         notes=[
             "Forward, loss, backward, Adam, and what each trainer does besides: sae-lens and ours clip the "
             "gradient, sparsify and ours keep the decoder's rows at unit norm and project its gradient where "
-            "the family does, ours normalises activations. No latent counts as dead during the timing, biases "
-            "and thresholds are where L0 is as it says, and learning rates so small that they stay there. "
-            f"Fastest of {args.rounds} interleaved rounds, and the median of the quotients within a round. "
-            "sae-lens with sparse activations needs rescale_acts_by_decoder_norm=False: with both, its "
+            "the family does, ours normalises activations. No latent counts as dead during the timing, "
+            "biases and thresholds are where L0 is as it says, and learning rates so small that they stay "
+            f"there. Fastest of {args.rounds} interleaved rounds, and the median of the quotients within a "
+            "round. sae-lens with sparse activations needs rescale_acts_by_decoder_norm=False: with both, its "
             "backward pass fails on a CPU (NotImplementedError, aten::view on SparseCPU).",
         ],
         figures={family: one._asdict() for family, one in found.items()},

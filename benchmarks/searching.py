@@ -1,9 +1,9 @@
 """The search for a peer's best setting: its learning rate, and the sparsity setting that gives the asked L0.
 
-Variants are tried at one learning rate, and the best of them at twice and half of it until the best learning rate
-is none of the outermost. Where L0 follows from a coefficient, the coefficient is searched until L0 is within a few
-percent, so that settings are compared at equal L0. Every run is kept in a file: a search that is interrupted goes
-on where it was.
+Variants are tried at one learning rate, and the best of them at twice and half of it until the best learning
+rate is none of the outermost. Where L0 follows from a coefficient, the coefficient is searched until L0 is
+within a few percent, so that settings are compared at equal L0. Every run is kept in a file: a search that is
+interrupted goes on where it was.
 """
 
 import json

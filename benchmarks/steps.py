@@ -1,6 +1,6 @@
-"""A training step of every SAE family: ours and, with the step of their own trainers, SAELens's and sparsify's.
+"""A training step of every SAE family: ours and, by their own trainers, SAELens's and sparsify's.
 
-Learning rates are so small that an SAE stays what it was made: the L0 at which a step is timed is the one asked.
+Learning rates are so small that an SAE stays what it was made: the L0 of the timing is the one asked for.
 """
 
 import itertools
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from quality import PREFIXES
 from sae_lens.config import SAETrainerConfig
 from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
 from sae_lens.saes.gated_sae import GatedTrainingSAE, GatedTrainingSAEConfig
@@ -34,7 +35,6 @@ OURS: dict[str, Callable[..., SparseAutoencoder]] = {"topk": TopKSAE}
 SPARSE = ("topk", "batch_topk", "matryoshka")
 DECIDES_L0 = {"relu": {"b_enc": -1}, "gated": {"b_gate": -1, "b_mag": -1}, "jumprelu": {"threshold": 1}}
 """Of the families without k."""
-PREFIXES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
 NO_RESCALING = {"rescale_acts_by_decoder_norm": False}
 SAE_LENS: dict[str, tuple[Any, Any, dict[str, dict[str, Any]]]] = {
     "topk": (

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("torch", "transformer-lens", "lightning", "sae-lens", "eai-sparsify")
+PACKAGES = ("torch", "transformer-lens", "lightning", "sae-lens", "eai-sparsify", "dictionary-learning")
 
 
 def arguments(description: str | None, **integers: int) -> argparse.ArgumentParser:
@@ -97,6 +97,7 @@ class Report:
         bars: what had to be reached.
         notes: sentences below the table.
         figures: anything else that belongs into the JSON file.
+        sections: further parts of the page.
     """
 
     name: str
@@ -106,6 +107,7 @@ class Report:
     bars: Sequence[Bar]
     notes: Sequence[str]
     figures: dict[str, Any]
+    sections: Sequence[str] = ()
 
     def publish(self) -> None:
         """Print the table and write `results/NAME.md` and `results/NAME.json`."""
@@ -113,7 +115,11 @@ class Report:
         parts = [f"# {self.title}", markdown(self.columns, self.rows)]
         if self.bars:
             parts.append(markdown(("bar", "measured", "asked", "met"), [bar.cells() for bar in self.bars]))
-        parts += [*self.notes, ", ".join(f"{key} {value}" for key, value in environment.items())]
+        parts += [
+            *self.notes,
+            *self.sections,
+            ", ".join(f"{key} {value}" for key, value in environment.items()),
+        ]
         page = "\n\n".join(parts) + "\n"
         print(page)
         RESULTS.mkdir(exist_ok=True)
