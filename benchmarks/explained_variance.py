@@ -27,7 +27,7 @@ from sae_nfm.artifacts import Artifacts
 from sae_nfm.data.activations import ActivationStream, PooledBatches
 from sae_nfm.models.codes import Codes
 from sae_nfm.recipes.site import SiteActivations
-from sae_nfm.store.store import Store
+from sae_nfm.store.store import Store, fingerprint
 
 HERE = Path(__file__).parent
 SETTINGS = ["hook=resid_post", "nfm=none", "trainer=cpu", "logger=none"]
@@ -46,6 +46,13 @@ def compose_study(overrides: list[str]) -> DictConfig:
 def write_activations(cfg: DictConfig, num_held_out: int, folder: Path) -> None:
     """`train.npy`, the batches that a study is dealt, and `held_out.npy`, from its test documents."""
     activations = SiteActivations(cfg, Store(cfg.artifacts), "cpu")
+    sizes = {name: cfg[name] for name in ("train_tokens", "batch_tokens", "pool_tokens", "lm_batch")}
+    held = fingerprint(activations.spec() | sizes | {"held_out": num_held_out})
+    mark = folder / "fingerprint"
+    if mark.exists():
+        if mark.read_text() != held:
+            raise SystemExit(f"{folder} holds activations of other settings; another folder is needed")
+        return
     lm, site, splits = activations.lm, activations.site, activations.splits
     batches = PooledBatches(
         activations.stream(), config.pool(cfg), step=0, rank=0, world_size=1, seed=cfg.seed
@@ -59,6 +66,7 @@ def write_activations(cfg: DictConfig, num_held_out: int, folder: Path) -> None:
     held_out = ActivationStream(lm, site, splits.test, cfg.lm_batch, 0)
     num_held_out = min(num_held_out, held_out.tokens_per_round)
     np.save(folder / "held_out.npy", held_out.read(0, num_held_out).float().numpy())
+    mark.write_text(held)
 
 
 def ours(cfg: DictConfig, held_out: Tensor, folder: Path) -> dict[str, Any]:
@@ -97,8 +105,7 @@ def main() -> None:
     args.folder.mkdir(parents=True, exist_ok=True)
     common = [f"layer={args.layer}", f"train_tokens={args.train_tokens}", *args.overrides]
     cfg = compose_study(common)
-    if not (args.folder / "held_out.npy").exists():
-        write_activations(cfg, args.held_out, args.folder)
+    write_activations(cfg, args.held_out, args.folder)
     theirs(args.peers, cfg, args)
     found, held_out = {}, torch.from_numpy(np.load(args.folder / "held_out.npy"))
     for family in args.families:
