@@ -21,7 +21,7 @@ from sae_nfm.recipes.site import SiteActivations
 from sae_nfm.store.store import Store
 from sae_nfm.study import Study
 from sae_nfm.training.checkpoints import BEFORE, LAST
-from sae_nfm.training.stages import WEIGHTS
+from sae_nfm.training.weights import WEIGHTS
 from tiny_studies import Suite, wait_until
 
 LONG = ("train_tokens=409600", "nfm_train_tokens=8192", "checkpoint_every=50")

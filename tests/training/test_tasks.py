@@ -8,7 +8,7 @@ import torch
 from lightning import Callback
 
 from sae_nfm.models.normalizer import Normalizer
-from sae_nfm.training.stages import read_metrics
+from sae_nfm.training.weights import read_metrics
 from small_training import BATCH, Bench, Losses
 
 

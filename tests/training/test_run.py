@@ -14,7 +14,8 @@ from sae_nfm.measures.quality import DictionaryQuality
 from sae_nfm.training import stages
 from sae_nfm.training.checkpoints import BEFORE, HASHES, LAST
 from sae_nfm.training.objectives.reconstruction import Reconstruction
-from sae_nfm.training.stages import CHECKPOINTS, WEIGHTS, load_weights, read_metrics, save_weights
+from sae_nfm.training.run import CHECKPOINTS
+from sae_nfm.training.weights import WEIGHTS, load_weights, read_metrics, save_weights
 from small_training import Bench, InterruptAt, Interrupted, Losses
 
 STAGES = ("sae", "nfm")
