@@ -12,8 +12,8 @@ from sae_nfm.models.autoencoder import Autoencoder
 from sae_nfm.models.normalizer import Normalizer
 from sae_nfm.models.saes.topk import TopKSAE
 from sae_nfm.training.objectives.reconstruction import Reconstruction
-from sae_nfm.training.schedule import Schedule
 from sae_nfm.training.run import Run, train
+from sae_nfm.training.schedule import Schedule
 from sae_nfm.training.tasks import NFMTask, SAETask
 from small_models import make_nfm
 

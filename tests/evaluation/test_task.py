@@ -12,7 +12,7 @@ from sae_nfm.baselines.matched import Eps, NormOnly, Permuted, Real
 from sae_nfm.baselines.surroundings import Surroundings
 from sae_nfm.evaluation.blocks import ScoredBlocks
 from sae_nfm.evaluation.condition import conditions
-from sae_nfm.evaluation.reconstructions import FromParts, WideSAE
+from sae_nfm.evaluation.reconstructions import FromAutoencoder, FromParts
 from sae_nfm.evaluation.task import EvaluationTask, Settings
 from sae_nfm.lm.model import LanguageModel, Site
 from sae_nfm.measures.finite import NonFinite
@@ -329,8 +329,7 @@ def test_baselines_that_need_other_activations_are_given_them(lm, splits):
 
 
 def test_what_reconstructions_call_moves_with_the_task(lm, splits):
-    wide = WideSAE()
-    wide.autoencoder = make_autoencoder(lm.d_model, d_sae=128, nfm=False)
+    wide = FromAutoencoder(make_autoencoder(lm.d_model, d_sae=128, nfm=False))
     blocks = ScoredBlocks(splits.test, 10, False, "all", 1, 4)
     settings = Settings(rows=1, top_n=0, save_tokens=None, seed=0)
     made = {"sae": FromParts([]), "wide_sae": wide}
