@@ -70,7 +70,9 @@ class Recorded(Store):
 
     def fetch(self, kind, spec, make, *, together=False, about=dict):
         self.fingerprints[kind] = fingerprint(spec)
-        return super().fetch(kind, spec, make, together=together) if kind == "tokens" else self.root / kind
+        if kind == "tokens":
+            return super().fetch(kind, spec, make, together=together)
+        return self.root / kind / fingerprint(spec)
 
 
 def leaves(node, path=""):
