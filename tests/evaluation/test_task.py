@@ -12,7 +12,7 @@ from sae_nfm.baselines.matched import Eps, NormOnly, Permuted, Real
 from sae_nfm.baselines.surroundings import Surroundings
 from sae_nfm.evaluation.blocks import ScoredBlocks
 from sae_nfm.evaluation.condition import conditions
-from sae_nfm.evaluation.reconstructions import FromAutoencoder, FromParts
+from sae_nfm.evaluation.reconstructions import FromAutoencoder, FromParts, Replacement
 from sae_nfm.evaluation.task import EvaluationTask, Settings
 from sae_nfm.lm.model import LanguageModel, Site
 from sae_nfm.measures.finite import NonFinite
@@ -279,7 +279,11 @@ def test_token_level_results_are_those_that_were_summed(lm, splits, run, tmp_pat
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_a_kl_that_is_not_finite_is_told_by_its_condition(lm, splits, monkeypatch, value):
-    monkeypatch.setitem(RECONSTRUCTIONS, "sae_nfm", lambda batch: torch.full_like(batch.x, value))
+    class Broken(Replacement):
+        def forward(self, batch):
+            return torch.full_like(batch.x, value)
+
+    monkeypatch.setitem(RECONSTRUCTIONS, "sae_nfm", Broken())
     with pytest.raises(NonFinite, match=r"the KL of sae_nfm is not finite at \d+ of \d+ measurements"):
         evaluate(lm, splits)
 
