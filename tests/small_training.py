@@ -7,7 +7,7 @@ import torch
 from lightning import Callback, Trainer
 
 from sae_nfm.data.activations import ActivationModule, ActivationStream, Pool
-from sae_nfm.lm.model import Site
+from sae_nfm.lm.site import Site
 from sae_nfm.models.autoencoder import Autoencoder
 from sae_nfm.models.normalizer import Normalizer
 from sae_nfm.models.saes.topk import TopKSAE

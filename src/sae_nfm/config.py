@@ -20,7 +20,8 @@ from sae_nfm.evaluation.condition import Condition
 from sae_nfm.evaluation.condition import conditions as build_conditions
 from sae_nfm.evaluation.reconstructions import Reconstruction
 from sae_nfm.evaluation.task import Settings
-from sae_nfm.lm.model import LanguageModel, Site
+from sae_nfm.lm.model import LanguageModel
+from sae_nfm.lm.site import Site
 from sae_nfm.models.least_squares import bytes_of, check_memory
 from sae_nfm.models.residuals.base import ResidualModel
 from sae_nfm.models.saes.base import SparseAutoencoder

@@ -14,7 +14,8 @@ from sae_nfm.evaluation.blocks import ScoredBlocks
 from sae_nfm.evaluation.condition import conditions
 from sae_nfm.evaluation.reconstructions import FromAutoencoder, FromParts, Replacement
 from sae_nfm.evaluation.task import EvaluationTask, Settings
-from sae_nfm.lm.model import LanguageModel, Site
+from sae_nfm.lm.model import LanguageModel
+from sae_nfm.lm.site import Site
 from sae_nfm.measures.finite import NonFinite
 from small_models import make_autoencoder
 

@@ -11,7 +11,8 @@ from sae_nfm.baselines.matched import Target
 from sae_nfm.baselines.spliceable import Spliceable
 from sae_nfm.evaluation.condition import Condition
 from sae_nfm.evaluation.reconstructions import Replacement
-from sae_nfm.lm.model import LanguageModel, Site
+from sae_nfm.lm.model import LanguageModel
+from sae_nfm.lm.site import Site
 from sae_nfm.measures.divergence import Clean, divergence
 
 

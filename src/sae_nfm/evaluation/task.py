@@ -18,7 +18,8 @@ from sae_nfm.evaluation.condition import Condition
 from sae_nfm.evaluation.export import TokenExport
 from sae_nfm.evaluation.reconstructions import Replacement
 from sae_nfm.evaluation.splicing import Splicing
-from sae_nfm.lm.model import LanguageModel, Site
+from sae_nfm.lm.model import LanguageModel
+from sae_nfm.lm.site import Site
 from sae_nfm.measures.divergence import Clean
 from sae_nfm.measures.finite import NonFinite
 from sae_nfm.measures.quality import DictionaryQuality

@@ -11,7 +11,8 @@ from sae_nfm.data.activations import ActivationModule, ActivationSequence, Activ
 from sae_nfm.data.cache import ActivationCache, CachedActivations
 from sae_nfm.data.corpora import Corpus
 from sae_nfm.data.tokens import TokenBlocks, TokenSplits, prepare_tokens
-from sae_nfm.lm.model import LanguageModel, Site
+from sae_nfm.lm.model import LanguageModel
+from sae_nfm.lm.site import Site
 from sae_nfm.settings.schema import plain
 from sae_nfm.store.store import Store, fingerprint
 

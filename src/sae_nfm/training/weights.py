@@ -10,7 +10,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-WEIGHTS, METRICS = "weights.safetensors", "metrics.json"
+from sae_nfm.store.files import WEIGHTS as WEIGHTS
+
+METRICS = "metrics.json"
 _FULL = os.strerror(errno.ENOSPC)
 
 
