@@ -98,7 +98,7 @@ class LanguageModel:
         return prefix
 
     def _run_to(self, site: Site, tokens: Int64[Tensor, "block pos"]) -> Prefix:
-        start = self._layer_entered_at(site)
+        start = site.layer_entered(self.n_layers)
         if start is not None:
             resid = self.bridge(tokens, stop_at_layer=start)
             return Prefix(resid, resid)
@@ -124,7 +124,7 @@ class LanguageModel:
             site: the site that both belong to.
         """
         activation = activation.to(DTYPES[self.dtype])
-        start = self._layer_entered_at(site)
+        start = site.layer_entered(self.n_layers)
         if start is not None:
             return self._run_from(start, activation)
         with self.bridge.hooks(fwd_hooks=[(site.name, lambda value, hook: activation)]):
@@ -137,13 +137,6 @@ class LanguageModel:
     @cached_property
     def _layers_return_tuples(self) -> bool:
         return layers_return_tuples(self.bridge, self.device)
-
-    def _layer_entered_at(self, site: Site) -> int | None:
-        """The layer whose whole input the site's activation is, or None if a hook has to put it in place."""
-        if site.hook == "resid_pre":
-            return site.layer
-        is_last = site.layer == self.n_layers - 1
-        return site.layer + 1 if site.hook == "resid_post" and not is_last else None
 
     @torch.no_grad()
     def logits(self, tokens: Int64[Tensor, "block pos"]) -> Float[Tensor, "block pos d_vocab"]:

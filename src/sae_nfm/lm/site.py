@@ -21,6 +21,13 @@ class Site:
         """TransformerLens's name of the hook point."""
         return f"blocks.{self.layer}.hook_{self.hook}"
 
+    def layer_entered(self, n_layers: int) -> int | None:
+        """The layer whose whole input the activation is, or None if a hook has to put it in place."""
+        if self.hook == "resid_pre":
+            return self.layer
+        is_last = self.layer == n_layers - 1
+        return self.layer + 1 if self.hook == "resid_post" and not is_last else None
+
 
 class Prefix(NamedTuple):
     """What the prefix leaves for a site."""
