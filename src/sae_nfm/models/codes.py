@@ -4,12 +4,16 @@ The SAE's decoder, the NFM's linear part and its pooled embeddings are all this 
 so none of them ever costs d_sae per token.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
+
+CHUNK = 1 << 24
+"""Latents, of all tokens of a chunk together, that are written out at a time."""
 
 
 class Codes(NamedTuple):
@@ -27,6 +31,43 @@ class Codes(NamedTuple):
         """The same codes with every latent written out."""
         out = self.values.new_zeros(*self.values.shape[:-1], d_sae)
         return out.scatter_add(-1, self.indices, self.values)
+
+
+def encode_dense(
+    latents: Callable[[Float[Tensor, "token d_in"]], Float[Tensor, "token d_sae"]],
+    x: Float[Tensor, "... d_in"],
+    d_sae: int,
+) -> Codes:
+    """The codes of latents that can only be written out, a chunk of tokens at a time.
+
+    Args:
+        latents: of every token, by the token alone; none is negative.
+        x: what they are of.
+        d_sae: number of latents.
+    """
+    chunks = x.flatten(0, -2).split(max(1, CHUNK // d_sae))
+    return _joined([active_latents(latents(chunk)) for chunk in chunks], x.shape[:-1])
+
+
+def active_latents(latents: Float[Tensor, "token d_sae"]) -> Codes:
+    """The latents above 0, padded to the most active token's and to one at least; differentiable in them."""
+    active = latents > 0
+    counts = active.sum(1)
+    width = int(F.pad(counts, (0, 1), value=1).max())
+    tokens, positions = active.nonzero(as_tuple=True)
+    places = torch.arange(len(tokens), device=tokens.device) - (counts.cumsum(0) - counts)[tokens]
+    # Padding points to one latent after the other: a sum over the entries of a latent stays short.
+    indices = torch.arange(width, device=tokens.device).repeat(len(latents), 1)
+    indices[tokens, places] = positions
+    padding = torch.arange(width, device=tokens.device) >= counts.unsqueeze(1)
+    return Codes(latents.gather(1, indices).masked_fill(padding, 0), indices)
+
+
+def _joined(chunks: list[Codes], shape: torch.Size) -> Codes:
+    """Chunks of tokens as one, in the shape of the tokens."""
+    width = max(chunk.values.shape[1] for chunk in chunks)
+    padded = [[F.pad(part, (0, width - part.shape[1])) for part in chunk] for chunk in chunks]
+    return Codes(*(torch.cat(parts).unflatten(0, shape) for parts in zip(*padded, strict=True)))
 
 
 def weighted_sum(codes: Codes, weight: Float[Tensor, "d_sae d_out"]) -> Float[Tensor, "... d_out"]:
