@@ -1,10 +1,10 @@
 """Small SAEs as other tools train and write them, with what the tools make of the same activations.
 
-`python benchmarks/make_fixtures.py` in the peers' environment writes `tests/interop/fixtures/`: a folder for each
-tool, version and family, `inputs.npz` with the activations, and `expected.npz` with every tool's own
+`make -C benchmarks fixtures` runs it in the peers' environment and writes `tests/interop/fixtures/`: a folder
+for each tool, version and family, `inputs.npz` with the activations, and `expected.npz` with every tool's own
 `decode(encode(x))` by folder. All are trained for some hundred steps on sums of a few random directions, so
-that none is degenerate. Gemma Scope's files, which no tool writes, and the flat configs of SAELens before 6 are
-laid out here; SAELens says what they give.
+that none is degenerate. Gemma Scope's files, which no tool writes, and the flat configs of SAELens before 6
+are laid out here; SAELens says what they give.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -121,7 +121,12 @@ def flat(make: Callable[[Path], Reference], **said: Any) -> Callable[[Path], Ref
         config = json.loads((folder / "cfg.json").read_text())
         old = {name: config[name] for name in ("d_in", "d_sae", "dtype", "apply_b_dec_to_input")}
         old |= {"hook_point": METADATA["hook_name"], "hook_layer": 3, "model_name": METADATA["model_name"]}
-        old |= {"prepend_bos": True, "context_size": 64, "normalize_activations": False, "device": "cpu"} | said
+        old |= {
+            "prepend_bos": True,
+            "context_size": 64,
+            "normalize_activations": False,
+            "device": "cpu",
+        } | said
         (folder / "cfg.json").write_text(json.dumps(old))
         return sae_lens_loads(folder)
 
@@ -173,7 +178,7 @@ def dictionary_learning(trainer: Any, **settings: Any) -> Callable[[Path], Refer
 class _Batches:
     """What dictionary_learning takes for an activation buffer."""
 
-    config = {"ctx_len": 64, "d_submodule": D_IN}
+    config: ClassVar = {"ctx_len": 64, "d_submodule": D_IN}
 
     def __iter__(self) -> Iterator[Tensor]:
         return batches()

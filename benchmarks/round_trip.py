@@ -1,8 +1,8 @@
 """SAEs that we write, loaded by the tools whose formats they are in: the same reconstructions?
 
-`make -C benchmarks round_trip` runs it in the peers' environment. Every family under every normaliser that a tool can
-hold is written by us and loaded and run by the tool, on raw activations in float32. Other benchmarks train SAEs;
-these have random weights, none of them 0, and decoder rows of unequal norm where the family allows them.
+`make -C benchmarks round_trip` runs it in the peers' environment. Every family under every normaliser that a
+tool can hold is written by us and loaded and run by the tool, on raw activations in float32. The weights are
+random, none of them 0, and decoder rows are of unequal norm where the family allows it.
 """
 
 import tempfile

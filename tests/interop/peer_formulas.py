@@ -7,6 +7,10 @@ import torch
 from safetensors.numpy import load_file
 
 
+def wide(path):
+    return {name: array.astype(np.float64) for name, array in load_file(path).items()}
+
+
 def relu(x):
     return np.maximum(x, 0)
 
@@ -22,7 +26,10 @@ def top(pre, k):
 def sae_lens(folder, x):
     """Latents and reconstruction of `SAE.load_from_disk(folder)`."""
     config = json.loads((folder / "cfg.json").read_text())
-    w = {name: array.astype(np.float64) for name, array in load_file(folder / "sae_weights.safetensors").items()}
+    w = {
+        name: array.astype(np.float64)
+        for name, array in load_file(folder / "sae_weights.safetensors").items()
+    }
     shift, scale, back = 0, 1, 1
     if config["normalize_activations"] == "constant_norm_rescale":
         scale = back = np.linalg.norm(x, axis=1, keepdims=True) / np.sqrt(x.shape[1])
@@ -68,7 +75,7 @@ def dictionary_learning(folder, x):
 def sparsify(folder, x):
     """Latents and reconstruction of `Sae.load_from_disk(folder)`."""
     config = json.loads((folder / "cfg.json").read_text())
-    w = {name: array.astype(np.float64) for name, array in load_file(folder / "sae.safetensors").items()}
+    w = wide(folder / "sae.safetensors")
     assert w["encoder.weight"].shape == (config["num_latents"], config["d_in"])
     pre = relu((x - w["b_dec"]) @ w["encoder.weight"].T + w["encoder.bias"])
     latents = top(pre, config["k"])

@@ -5,8 +5,8 @@ import json
 import peer_formulas
 import pytest
 import torch
-from safetensors.torch import load_file
 from saes_of_all_families import ABOUT, AFFINE, D_IN, FAMILIES, NORMALIZERS, activations, make_family
+from safetensors.torch import load_file
 
 from sae_nfm.interop.loading import load
 from sae_nfm.interop.published import Claims
@@ -141,7 +141,7 @@ def test_units_of_each_token_only_where_the_tool_has_them(tmp_path, format, norm
 
 
 def test_a_format_that_there_is_not(tmp_path):
-    with pytest.raises(NotAllowed, match="format=saelens.*sae_lens, dictionary_learning, sparsify, sae_nfm"):
+    with pytest.raises(NotAllowed, match=r"format=saelens.*sae_lens, dictionary_learning, sparsify, sae_nfm"):
         save(*make_family("topk"), tmp_path, "saelens")
 
 

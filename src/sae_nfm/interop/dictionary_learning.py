@@ -77,7 +77,7 @@ def read(place: Place) -> Published:
     Raises:
         NotAllowed: as `load`.
     """
-    weights = place.weights(WEIGHTS) or place.chosen or place.folder / WEIGHTS[0]
+    weights = place.weights
     above = place.folder.parent / _CONFIG
     is_above = above.is_file() and not (place.folder / _CONFIG).is_file()
     config = Settings(above if is_above else place.folder / _CONFIG)
@@ -146,8 +146,8 @@ def _normalizer(d_in: int, backup: Mapping[str, Any] | None) -> Normalizer:
 def write(autoencoder: Autoencoder, family: str, folder: Path, about: Mapping[str, Any]) -> None:
     """Write an SAE into a folder, with an affine normaliser folded in.
 
-    Decoder rows get norm 1; in TopK and BatchTopK only where all have the same, since a factor for each latent
-    would change which are active.
+    Decoder rows get norm 1; in TopK and BatchTopK only where all have the same, since a factor for each
+    latent would change which are active.
     """
     sae, name = autoencoder.sae, _WRITTEN[family]
     kind = _KINDS[name]

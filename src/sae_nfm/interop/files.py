@@ -29,15 +29,31 @@ class Place(NamedTuple):
     folder: Path
     name: str
     """The folder as the user knows it, a name on the hub included: some formats say layer and site there."""
+    weights: Path
+
+
+class Target(NamedTuple):
+    """What a user points to."""
+
+    folder: Path
+    name: str
+    """As of a `Place`."""
     chosen: Path | None = None
     """The file of weights, where the user named one."""
 
-    def weights(self, patterns: Sequence[str]) -> Path | None:
-        """The file of weights: the one that was chosen, or the first in the folder that matches."""
-        if self.chosen is not None:
-            return self.chosen if any(fnmatch(self.chosen.name, pattern) for pattern in patterns) else None
-        found = (path for pattern in patterns for path in sorted(self.folder.glob(pattern)))
-        return next(found, None)
+    def place(self, patterns: Sequence[str], any_name: bool = False) -> Place | None:
+        """The SAE there whose file of weights matches a pattern, if there is one.
+
+        Args:
+            patterns: of names of files.
+            any_name: whether a file that the user named may have another.
+        """
+        if self.chosen is None:
+            found = [path for pattern in patterns for path in sorted(self.folder.glob(pattern))]
+        else:
+            fits = any_name or any(fnmatch(self.chosen.name, pattern) for pattern in patterns)
+            found = [self.chosen] if fits else []
+        return Place(self.folder, self.name, found[0]) if found else None
 
 
 class Settings:

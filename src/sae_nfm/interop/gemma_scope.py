@@ -21,7 +21,7 @@ def read(place: Place) -> Published:
     Raises:
         NotAllowed: as `load`.
     """
-    weights = place.weights(WEIGHTS) or place.chosen or place.folder / WEIGHTS[0]
+    weights = place.weights
     config = Settings(place.folder / _CONFIG) if (place.folder / _CONFIG).is_file() else None
     if config is not None:
         _check(config)

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import huggingface_hub
 
-from sae_nfm.interop.files import Place
+from sae_nfm.interop.files import Target
 from sae_nfm.settings.values import NotAllowed
 
 T = TypeVar("T")
@@ -18,7 +18,7 @@ def is_hub_name(name: str) -> bool:
     return re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", name) is not None
 
 
-def fetched(name: str, file: str | None, wanted: Sequence[str]) -> Place:
+def fetched(name: str, file: str | None, wanted: Sequence[str]) -> Target:
     """The files of an SAE on the hub, downloaded where the cache has not got them.
 
     Args:
@@ -39,7 +39,7 @@ def fetched(name: str, file: str | None, wanted: Sequence[str]) -> Place:
     if not (root / (file or "")).exists():
         raise NotAllowed("file", file, f"folders and files of {name} on the hub")
     shown = "/".join((name, *folder.parts))
-    return Place(root / folder, shown, root / file if is_file and file else None)
+    return Target(root / folder, shown, root / file if is_file and file else None)
 
 
 def pushed(folder: Path, name: str) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 from sae_nfm.interop import dictionary_learning, gemma_scope, hub, sae_lens, sae_nfm, sparsify
-from sae_nfm.interop.files import Place
+from sae_nfm.interop.files import Place, Target
 from sae_nfm.interop.published import Published
 from sae_nfm.settings.values import NotAllowed
 
@@ -53,40 +53,37 @@ def load(path: str | Path, file: str | None = None, format: str = "auto") -> Pub
     """
     if format not in ("auto", *FORMATS):
         raise NotAllowed("format", format, ["auto", *FORMATS])
-    place = _place(str(path), file)
-    if format != "auto":
-        return FORMATS[format].read(place)
-    for known in FORMATS.values():
-        if place.weights(known.WEIGHTS) is not None:
+    target, is_auto = _target(str(path), file), format == "auto"
+    tried = FORMATS if is_auto else {format: FORMATS[format]}
+    for known in tried.values():
+        if place := target.place(known.WEIGHTS, any_name=not is_auto):
             return known.read(place)
-    looked_for = "; ".join(f"{name}: {' or '.join(known.WEIGHTS)}" for name, known in FORMATS.items())
-    raise NotAllowed(
-        "path", place.chosen or place.folder, f"SAEs by their files ({looked_for})", _hint(place)
-    )
+    looked_for = "; ".join(f"{name}: {' or '.join(known.WEIGHTS)}" for name, known in tried.items())
+    where = target.chosen or target.folder
+    raise NotAllowed("path", where, f"SAEs by their files ({looked_for})", _hint(target))
 
 
-def _place(path: str, file: str | None) -> Place:
+def _target(path: str, file: str | None) -> Target:
     if not Path(path).exists():
         if not hub.is_hub_name(path):
             raise NotAllowed("path", path, "folders, files, and names on the Hugging Face hub")
         known = FORMATS.values()
         return hub.fetched(path, file, [name for each in known for name in (*each.WEIGHTS, *each.BESIDE)])
-    target = Path(path) / (file or "")
-    if target.is_dir():
-        return Place(target, str(target.resolve()))
-    if not target.is_file():
+    found = Path(path) / (file or "")
+    if found.is_dir():
+        return Target(found, str(found.resolve()))
+    if not found.is_file():
         raise NotAllowed("file", file, f"folders and files below {path}")
-    folder = target.parent
-    return Place(folder, str(folder.resolve()), None if target.suffix == ".json" else target)
+    folder = found.parent
+    return Target(folder, str(folder.resolve()), None if found.suffix == ".json" else found)
 
 
-def _hint(place: Place) -> str:
+def _hint(target: Target) -> str:
     """Folders below that hold SAEs, where the folder itself does not."""
     patterns = [pattern for known in FORMATS.values() for pattern in known.WEIGHTS]
-    below = sorted(
-        {p.parent.relative_to(place.folder) for each in patterns for p in place.folder.rglob(each)}
-    )
-    if place.chosen is not None or not below:
+    found = [path.parent for pattern in patterns for path in target.folder.rglob(pattern)]
+    below = sorted({folder.relative_to(target.folder) for folder in found})
+    if target.chosen is not None or not below:
         return "none of these is there"
     more = f" and {len(below) - _NAMED} more" if len(below) > _NAMED else ""
     return f"none of these is there, but there are in file={', '.join(map(str, below[:_NAMED]))}{more}"

@@ -88,10 +88,10 @@ def with_state(cls: type, settings: Mapping[str, Any], state: Mapping[str, Tenso
     """A module of a class with given weights, in eval mode.
 
     Raises:
-        NotAllowed: a tensor is missing, is one too many, or has another shape.
+        NotAllowed: a setting is not allowed; a tensor is missing, is one too many, or has another shape.
     """
     with torch.device("meta"):  # no random weights first: they may be gigabytes
-        module = cls(**settings)
+        module = _made(cls, settings, file.parent)
     expected = {name: list(tensor.shape) for name, tensor in module.state_dict().items()}
     for name in sorted(expected.keys() | state.keys()):
         found = list(state[name].shape) if name in state else "nothing"
@@ -101,3 +101,14 @@ def with_state(cls: type, settings: Mapping[str, Any], state: Mapping[str, Tenso
     floats = {name: t.to(dtype) if t.is_floating_point() else t for name, t in state.items()}
     module.load_state_dict({name: t.contiguous() for name, t in floats.items()}, assign=True)
     return module.eval()
+
+
+def _made(cls: type, settings: Mapping[str, Any], folder: Path) -> Any:
+    try:
+        return cls(**settings)
+    except NotAllowed as error:
+        because = f"in {folder}" + (error.because and f": {error.because}")
+        raise NotAllowed(error.setting, error.value, error.allowed, because) from error
+    except TypeError as error:
+        allowed = "classes that take the settings beside them"
+        raise NotAllowed("_target_", target_of(cls), allowed, f"in {folder}: {error}") from error

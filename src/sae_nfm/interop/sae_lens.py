@@ -61,7 +61,7 @@ def read(place: Place) -> Published:
         NotAllowed: as `load`.
     """
     config = _config(place.folder / _CONFIG)
-    weights = place.weights(WEIGHTS) or place.chosen or place.folder / WEIGHTS[0]
+    weights = place.weights
     architecture = config.one_of("architecture", list(_CLASSES))
     if config.get("hook_head_index", int) is not None:
         raise NotAllowed("hook_head_index", config.all["hook_head_index"], "null", f"in {config.path}")

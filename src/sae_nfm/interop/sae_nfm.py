@@ -9,9 +9,9 @@
     d_in, d_sae         its sizes
     subtracts_b_dec     whether its encoder reads x − b_dec
 
-The tensors are `normalizer.mean`, `normalizer.scale` and `sae.*`. Of a model of an SAE's residual, such as an
-NFM, there are instead `residual`, its class and settings, and `d_sae` and `d_out`; the tensors are its own. It
-reads the codes and predicts the residual in the units of the SAE's normaliser.
+The tensors are `normalizer.mean`, `normalizer.scale` and `sae.*`. Of a model of an SAE's residual, such as
+an NFM, there are instead `residual`, its class and settings, and `d_sae` and `d_out`; the tensors are its
+own. It reads the codes and predicts the residual in the units of the SAE's normaliser.
 
 Whoever writes adds what else there is to say: `lm` (`name`, `revision`), `site` (`layer`, `hook`), `context`,
 `prepend_bos`, `corpus` (`name`), and figures: `explained_variance`, `l0`, `dead_fraction`, `kl`.
@@ -102,7 +102,7 @@ def read(place: Place) -> Published:
     config = config_of(place.folder)
     node = config.need("sae", dict)
     cls = _class(node, SparseAutoencoder, config.path)
-    weights = place.weights(WEIGHTS) or place.folder / WEIGHTS[0]
+    weights = place.weights
     state = tensors_of(weights)
     of_sae = {key.removeprefix("sae."): each for key, each in state.items() if key.startswith("sae.")}
     of_normalizer = {

@@ -32,7 +32,7 @@ def read(place: Place) -> Published:
         NotAllowed: as `load`.
     """
     config = Settings(place.folder / _CONFIG)
-    weights = place.weights(WEIGHTS) or place.chosen or place.folder / WEIGHTS[0]
+    weights = place.weights
     for name in ("transcode", "skip_connection", "signed"):
         if config.get(name, bool, False):
             allowed = "false: SAEs whose latents are positive, not transcoders"
