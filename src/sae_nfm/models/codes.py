@@ -104,7 +104,7 @@ def transposed_sum(
 
 
 def grouped_by_latent(
-    indices: Int64[Tensor, "token k"], num_latents: int
+    indices: Int64[Tensor, "*token k"], num_latents: int
 ) -> tuple[Int64[Tensor, " entry"], Int64[Tensor, " latent"]]:
     """The entries of codes in the order of their latents, and where each latent's begin.
 
@@ -121,12 +121,20 @@ def inner_products(
 ) -> Float[Tensor, "token k"]:
     """rows[t] · weight[indices[t, j]]: the gradient of `weighted_sum`'s values."""
     num_tokens, k = indices.shape
-    offsets = torch.arange(0, num_tokens * k, k, device=indices.device)
+    starts = torch.arange(0, num_tokens * k, k, device=indices.device)
     bags = torch.arange(num_tokens, device=indices.device).repeat_interleave(k)
-    flat = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-        rows, weight, indices.flatten(), offsets, bags, 0
-    )
-    return flat.view(num_tokens, k)
+    return inner_products_of_bags(rows, bags, starts, indices.flatten(), weight).view(num_tokens, k)
+
+
+def inner_products_of_bags(
+    rows: Float[Tensor, "bag d_out"],
+    bags: Int64[Tensor, " entry"],
+    starts: Int64[Tensor, " bag"],
+    indices: Int64[Tensor, " entry"],
+    weight: Float[Tensor, "latent d_out"],
+) -> Float[Tensor, " entry"]:
+    """rows[bags[e]] · weight[indices[e]], where every bag's entries stand together, from its start on."""
+    return torch.ops.aten._embedding_bag_per_sample_weights_backward(rows, weight, indices, starts, bags, 0)
 
 
 class _WeightedSum(torch.autograd.Function):

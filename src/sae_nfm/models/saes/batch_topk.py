@@ -1,11 +1,18 @@
 """The BatchTopK sparse autoencoder (Bussmann et al. 2024, "BatchTopK sparse autoencoders")."""
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_nfm.models.saes.base import Centre, SparseAutoencoder
+from sae_nfm.models.entries import Entries, encode_largest, sums
+from sae_nfm.models.saes.auxk import auxk_terms
+from sae_nfm.models.saes.base import Attempt, Centre, SparseAutoencoder
+from sae_nfm.models.saes.firing import Firing
 from sae_nfm.settings.values import Count, NonNegative, NotAllowed, checked
+
+_RATE = 0.02  # by which θ follows the batches
+_SURELY_BELOW = 0.9  # of θ: only what is above needs sorting
 
 
 @checked
@@ -46,8 +53,51 @@ class BatchTopKSAE(SparseAutoencoder):
         self.k = k
         self.auxk, self.auxk_coefficient, self.dead_after = auxk, auxk_coefficient, dead_after
         self.register_buffer("threshold", torch.zeros(()))
+        self._least = self.threshold
 
     def latents(self, x: Float[Tensor, "token d_in"]) -> Float[Tensor, "token d_sae"]:
         """The pre-activations above θ, and 0."""
         pre = self.pre_activations(x)
         return torch.where(pre > self.threshold, pre.relu(), 0)
+
+    def attempt(self, x: Float[Tensor, "token d_in"], firing: Firing) -> Attempt:
+        """The reconstruction by the k·B largest latents, and AuxK where latents are dead."""
+        active = self.largest(x)
+        reconstruction = sums(active, active.tokens, len(x), self.W_dec) + self.b_dec
+        return self.attempted(x, active, reconstruction, firing)
+
+    def largest(self, x: Float[Tensor, "token d_in"]) -> Entries:
+        """The k·B largest latents of a batch of B tokens; θ will follow the least of them."""
+        guess = _SURELY_BELOW * self.threshold
+        active = encode_largest(self.centred(x), self.W_enc_rows, self.b_enc, self.k * len(x), guess)
+        self._least = F.pad(active.values.detach(), (0, 1), value=torch.inf).min()
+        return active
+
+    def attempted(
+        self, x: Float[Tensor, "token d_in"], active: Entries, reconstruction: Tensor, firing: Firing
+    ) -> Attempt:
+        """What there is to say of a reconstruction by given latents."""
+        fired = torch.zeros(self.d_sae, dtype=torch.bool, device=x.device)
+        fired[active.latents] = True
+        dead = firing.silent_for(self.dead_after)
+        terms = auxk_terms(self, x, reconstruction, dead, self.auxk, self.auxk_coefficient)
+        l0 = torch.tensor(len(active.values) / len(x), device=x.device)
+        return Attempt(reconstruction, fired, l0, terms)
+
+    @torch.no_grad()
+    def initialize_(self, sample: Float[Tensor, "token d_in"]) -> None:
+        """Fit bias and encoder as every family does, with the θ that leaves the sample k latents per token."""
+        self._centre_(sample)
+        self.threshold.copy_(self.largest(sample).values.min())
+        before = self.W_enc_rows[0].norm()
+        super().initialize_(sample)
+        self.threshold.mul_(self.W_enc_rows[0].norm() / before)
+
+    def before_step_(self) -> None:
+        """Keep the decoder's gradient orthogonal to its rows."""
+        self.project_decoder_gradient_()
+
+    def after_step_(self) -> None:
+        """Bring the decoder's rows back to unit norm, and move θ."""
+        self.normalize_decoder_()
+        self.threshold.lerp_(self._least, _RATE)
