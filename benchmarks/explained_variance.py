@@ -23,11 +23,10 @@ from torch import Tensor
 
 from sae_nfm import config
 from sae_nfm.__main__ import CONFIG_DIR
-from sae_nfm.artifacts import Artifacts
 from sae_nfm.data.activations import ActivationStream, PooledBatches
 from sae_nfm.models.codes import Codes
-from sae_nfm.recipes.site import SiteActivations
-from sae_nfm.store.store import Store, fingerprint
+from sae_nfm.recipes.workshop import Workshop
+from sae_nfm.store.store import fingerprint
 
 HERE = Path(__file__).parent
 SETTINGS = ["hook=resid_post", "nfm=none", "trainer=cpu", "logger=none"]
@@ -43,9 +42,15 @@ def compose_study(overrides: list[str]) -> DictConfig:
         return compose("study", [*SETTINGS, *overrides])
 
 
+def workshop(cfg: DictConfig, folder: Path) -> Workshop:
+    """Where a study makes what it needs."""
+    cfg = config.check(cfg)
+    return config.workshop(cfg, config.tracker(cfg, folder, {}), config.ranks(cfg))
+
+
 def write_activations(cfg: DictConfig, num_held_out: int, folder: Path) -> None:
     """`train.npy`, the batches that a study is dealt, and `held_out.npy`, from its test documents."""
-    activations = SiteActivations(cfg, Store(cfg.artifacts), "cpu")
+    activations = workshop(cfg, folder).activations
     sizes = {name: cfg[name] for name in ("train_tokens", "batch_tokens", "pool_tokens", "lm_batch")}
     held = fingerprint(activations.spec() | sizes | {"held_out": num_held_out})
     mark = folder / "fingerprint"
@@ -55,7 +60,7 @@ def write_activations(cfg: DictConfig, num_held_out: int, folder: Path) -> None:
         return
     lm, site, splits = activations.lm, activations.site, activations.splits
     batches = PooledBatches(
-        activations.stream(), config.pool(cfg), step=0, rank=0, world_size=1, seed=cfg.seed
+        activations.stream(), activations.pool, step=0, rank=0, world_size=1, seed=cfg.seed
     )
     num_steps = cfg.train_tokens // cfg.batch_tokens
     shape = (num_steps * cfg.batch_tokens, lm.d_model)
@@ -71,9 +76,7 @@ def write_activations(cfg: DictConfig, num_held_out: int, folder: Path) -> None:
 
 def ours(cfg: DictConfig, held_out: Tensor, folder: Path) -> dict[str, Any]:
     """Train as a study does, or take what a study has trained, and look at the held-out activations."""
-    activations = SiteActivations(cfg, Store(cfg.artifacts), "cpu")
-    run = config.run(cfg, config.tracker(cfg, folder, {}), config.ranks(cfg))
-    autoencoder = Artifacts(cfg, activations, run).sae().eval()
+    autoencoder = workshop(cfg, folder).sae().eval()
     sae, normalizer = autoencoder.sae, autoencoder.normalizer
 
     def decode(f: Tensor) -> Tensor:

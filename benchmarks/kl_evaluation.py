@@ -4,8 +4,6 @@
 lm.path=DIR`.
 """
 
-import contextlib
-import io
 import statistics
 import tempfile
 import time
@@ -20,8 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from sae_nfm import config
 from sae_nfm.__main__ import CONFIG_DIR
-from sae_nfm.models.autoencoder import Autoencoder
-from sae_nfm.study import Study
+from sae_nfm.recipes.workshop import Workshop
 
 DRAWS, BATCH = 5, 8
 OVERRIDES = [
@@ -32,45 +29,47 @@ OVERRIDES = [
 ]  # fmt: skip
 
 
-def trained_study(overrides: list[str], folder: Path) -> tuple[Study, Autoencoder]:
-    """A study with briefly trained dictionaries; every condition replaces and scores all positions."""
-    config.register()
-    with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
-        cfg = compose("study", [*OVERRIDES, *overrides])
-    study = Study(cfg, folder, {"command": "", "choices": {}})
-    with contextlib.redirect_stdout(io.StringIO()):
-        study.run()
-    return study, study.artifacts.nfm(study.artifacts.sae()).eval()
-
-
 class Ours:
-    """Our evaluation, through Lightning's test loop."""
+    """Our evaluation: a study's last stage, after briefly trained dictionaries.
 
-    def __init__(self, study: Study, autoencoder: Autoencoder) -> None:
-        self.study, self.autoencoder = study, autoencoder
-        self.reconstructions = study.controls(autoencoder)
+    Every condition replaces and scores all positions.
+    """
+
+    def __init__(self, overrides: list[str], folder: Path) -> None:
+        config.register()
+        with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
+            self.cfg = config.check(compose("study", [*OVERRIDES, *overrides]))
+        tracker = config.tracker(self.cfg, folder, {})
+        self.workshop: Workshop = config.workshop(self.cfg, tracker, config.ranks(self.cfg))
+        *dictionaries, self.evaluate = config.stages(self.cfg, self.workshop, folder)
+        for stage in dictionaries:
+            stage.run(self.workshop)
+        self.workshop.autoencoder.eval()
 
     def __call__(self) -> float:
         """Seconds of one evaluation."""
-        self.task = self.study.evaluate(self.autoencoder, self.reconstructions)
-        return self.task.seconds
+        self.found = self.evaluate.run(self.workshop)
+        return self.found["measurements"] / self.found["timing"]["eval_measurements_per_s"]
 
     def means(self) -> dict[str, float]:
         """Mean KL by condition."""
-        sums = self.task.sums.compute()
-        means = (sums["kl_sum"] / sums["draws"]).tolist()
-        return dict(zip((condition.name for condition in self.task.conditions), means, strict=True))
+        return {name: entry["kl"]["mean"] for name, entry in self.found["conditions"].items()}
+
+    def blocks(self) -> list[torch.Tensor]:
+        """Tokens of the batches that are evaluated."""
+        return [self.evaluate.scored.blocks.tokens(numbers) for numbers in self.evaluate.scored]
 
 
 class Theirs:
     """The published evaluation of the same blocks in the same batches."""
 
-    def __init__(self, study: Study, autoencoder: Autoencoder) -> None:
-        model = AutoModelForCausalLM.from_pretrained(study.activations.lm.path, dtype=torch.float32).eval()
+    def __init__(self, ours: Ours) -> None:
+        path = ours.workshop.activations.lm.path
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
         base = model.base_model
-        layer = (base.h if hasattr(base, "h") else base.layers)[study.cfg.layer]
-        self.evaluation = PublishedEvaluation(model, layer, autoencoder, DRAWS)
-        self.batches = [study.activations.splits.test.tokens(numbers) for numbers in study.scored]
+        layer = (base.h if hasattr(base, "h") else base.layers)[ours.cfg.layer]
+        self.evaluation = PublishedEvaluation(model, layer, ours.workshop.autoencoder, DRAWS)
+        self.batches = ours.blocks()
 
     def __call__(self) -> float:
         """Seconds of one evaluation."""
@@ -105,16 +104,16 @@ def main() -> None:
     positions = args.blocks * 128
     with tempfile.TemporaryDirectory() as folder:
         overrides = [f"layer={args.layer}", f"eval_tokens={positions}", *args.overrides]
-        study, autoencoder = trained_study(overrides, Path(folder))
-        ours, theirs = Ours(study, autoencoder), Theirs(study, autoencoder)
+        ours = Ours(overrides, Path(folder))
+        theirs = Theirs(ours)
         ours(), theirs()
         seconds = [(ours(), theirs()) for _ in range(args.rounds)]
-    report(study, positions, seconds, ours.means(), theirs)
+    report(ours, positions, seconds, theirs)
 
 
-def shape_of(study: Study, theirs: Theirs) -> Shape:
+def shape_of(ours: Ours, theirs: Theirs) -> Shape:
     """Sizes of what was timed."""
-    lm, cfg = study.activations.lm, study.cfg
+    lm, cfg = ours.workshop.activations.lm, ours.cfg
     gated_mlp = getattr(theirs.evaluation.model.config, "intermediate_size", None)
     return Shape(
         Path(lm.path).name, lm.n_layers, lm.d_model, lm.d_vocab, gated_mlp, cfg.layer, cfg.sae.d_sae,
@@ -122,11 +121,9 @@ def shape_of(study: Study, theirs: Theirs) -> Shape:
     )  # fmt: skip
 
 
-def report(
-    study: Study, positions: int, seconds: list[tuple[float, float]], means: dict[str, float], theirs: Theirs
-) -> None:
+def report(ours: Ours, positions: int, seconds: list[tuple[float, float]], theirs: Theirs) -> None:
     """Speeds, allowed speed-ups, and how the means compare."""
-    here = shape_of(study, theirs)
+    here, means = shape_of(ours, theirs), ours.means()
     measurements = positions * (2 + DRAWS)
     speed = [measurements / statistics.median(column) for column in zip(*seconds, strict=True)]
     measured = statistics.median(b / a for a, b in seconds)

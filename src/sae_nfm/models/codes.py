@@ -4,12 +4,16 @@ The SAE's decoder, the NFM's linear part and its pooled embeddings are all this 
 so none of them ever costs d_sae per token.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
+
+CHUNK = 1 << 24
+"""Latents, of all tokens of a chunk together, that are written out at a time."""
 
 
 class Codes(NamedTuple):
@@ -27,6 +31,43 @@ class Codes(NamedTuple):
         """The same codes with every latent written out."""
         out = self.values.new_zeros(*self.values.shape[:-1], d_sae)
         return out.scatter_add(-1, self.indices, self.values)
+
+
+def encode_dense(
+    latents: Callable[[Float[Tensor, "token d_in"]], Float[Tensor, "token d_sae"]],
+    x: Float[Tensor, "... d_in"],
+    d_sae: int,
+) -> Codes:
+    """The codes of latents that can only be written out, a chunk of tokens at a time.
+
+    Args:
+        latents: of every token, by the token alone; none is negative.
+        x: what they are of.
+        d_sae: number of latents.
+    """
+    chunks = x.flatten(0, -2).split(max(1, CHUNK // d_sae))
+    return _joined([active_latents(latents(chunk)) for chunk in chunks], x.shape[:-1])
+
+
+def active_latents(latents: Float[Tensor, "token d_sae"]) -> Codes:
+    """The latents above 0, padded to the most active token's and to one at least; differentiable in them."""
+    active = latents > 0
+    counts = active.sum(1)
+    width = int(F.pad(counts, (0, 1), value=1).max())
+    tokens, positions = active.nonzero(as_tuple=True)
+    places = torch.arange(len(tokens), device=tokens.device) - (counts.cumsum(0) - counts)[tokens]
+    # Padding points to one latent after the other: a sum over the entries of a latent stays short.
+    indices = torch.arange(width, device=tokens.device).repeat(len(latents), 1)
+    indices[tokens, places] = positions
+    padding = torch.arange(width, device=tokens.device) >= counts.unsqueeze(1)
+    return Codes(latents.gather(1, indices).masked_fill(padding, 0), indices)
+
+
+def _joined(chunks: list[Codes], shape: torch.Size) -> Codes:
+    """Chunks of tokens as one, in the shape of the tokens."""
+    width = max(chunk.values.shape[1] for chunk in chunks)
+    padded = [[F.pad(part, (0, width - part.shape[1])) for part in chunk] for chunk in chunks]
+    return Codes(*(torch.cat(parts).unflatten(0, shape) for parts in zip(*padded, strict=True)))
 
 
 def weighted_sum(codes: Codes, weight: Float[Tensor, "d_sae d_out"]) -> Float[Tensor, "... d_out"]:
@@ -63,7 +104,7 @@ def transposed_sum(
 
 
 def grouped_by_latent(
-    indices: Int64[Tensor, "token k"], num_latents: int
+    indices: Int64[Tensor, "*token k"], num_latents: int
 ) -> tuple[Int64[Tensor, " entry"], Int64[Tensor, " latent"]]:
     """The entries of codes in the order of their latents, and where each latent's begin.
 
@@ -80,12 +121,20 @@ def inner_products(
 ) -> Float[Tensor, "token k"]:
     """rows[t] · weight[indices[t, j]]: the gradient of `weighted_sum`'s values."""
     num_tokens, k = indices.shape
-    offsets = torch.arange(0, num_tokens * k, k, device=indices.device)
+    starts = torch.arange(0, num_tokens * k, k, device=indices.device)
     bags = torch.arange(num_tokens, device=indices.device).repeat_interleave(k)
-    flat = torch.ops.aten._embedding_bag_per_sample_weights_backward(
-        rows, weight, indices.flatten(), offsets, bags, 0
-    )
-    return flat.view(num_tokens, k)
+    return inner_products_of_bags(rows, bags, starts, indices.flatten(), weight).view(num_tokens, k)
+
+
+def inner_products_of_bags(
+    rows: Float[Tensor, "bag d_out"],
+    bags: Int64[Tensor, " entry"],
+    starts: Int64[Tensor, " bag"],
+    indices: Int64[Tensor, " entry"],
+    weight: Float[Tensor, "latent d_out"],
+) -> Float[Tensor, " entry"]:
+    """rows[bags[e]] · weight[indices[e]], where every bag's entries stand together, from its start on."""
+    return torch.ops.aten._embedding_bag_per_sample_weights_backward(rows, weight, indices, starts, bags, 0)
 
 
 class _WeightedSum(torch.autograd.Function):

@@ -30,6 +30,21 @@ def auxk_loss(
     return torch.nan_to_num(auxk, nan=0.0)
 
 
+def auxk_terms(
+    sae: SparseAutoencoder,
+    x: Float[Tensor, "token d_in"],
+    reconstruction: Float[Tensor, "token d_in"],
+    dead: Bool[Tensor, " d_sae"],
+    k: int | None,
+    coefficient: float,
+) -> dict[str, Float[Tensor, ""]]:
+    """AuxK as a term of the loss, by its coefficient; none where no latent is dead. `k` None is half of d_in."""
+    if coefficient == 0 or not dead.any():
+        return {}
+    k = sae.d_in // 2 if k is None else k
+    return {"auxk": coefficient * auxk_loss(sae, x, reconstruction, dead, k)}
+
+
 def reconstruct_with(
     sae: SparseAutoencoder, x: Float[Tensor, "token d_in"], latents: Bool[Tensor, " d_sae"], k: int
 ) -> Float[Tensor, "token d_in"]:

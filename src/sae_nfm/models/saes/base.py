@@ -1,17 +1,17 @@
 """What every sparse autoencoder is to the rest of the suite, whatever its family.
 
-A family is one file beside this one: a subclass that says how it encodes (`encode`) and what it makes of a
-training batch (`attempt`). Inference is per token: the codes of an activation never depend on what else is in
-its batch.
+A family is one file beside this one: a subclass that says how it encodes (`latents`, or `encode` where it
+need not write them all out) and what it makes of a training batch (`attempt`). Inference is per token: the codes
+of an activation never depend on what else is in its batch.
 """
 
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from sae_nfm.models.codes import Codes, weighted_sum
+from sae_nfm.models.codes import Codes, encode_dense, weighted_sum
 from sae_nfm.models.saes.firing import Firing
 
 Centre = Literal["geometric_median", "mean", "zero"]
@@ -41,6 +41,8 @@ class SparseAutoencoder(nn.Module):
         b_dec_init: where `initialize_` puts the decoder bias.
     """
 
+    family: ClassVar[str]
+    """What the field calls it, as in `sae=topk`."""
     subtracts_b_dec = True
     """Whether the encoder reads x − b_dec, or x itself, as some published SAEs do."""
 
@@ -59,9 +61,14 @@ class SparseAutoencoder(nn.Module):
         """The encoder in the field's usual orientation."""
         return self.W_enc_rows.t()
 
+    def latents(self, x: Float[Tensor, "token d_in"]) -> Float[Tensor, "token d_sae"]:
+        """f of every token, written out; none is negative."""
+        raise NotImplementedError
+
     def encode(self, x: Float[Tensor, "... d_in"]) -> Codes:
         """The active latents of every token, padded to the most active one's."""
-        raise NotImplementedError
+        codes = encode_dense(self.latents, x, self.d_sae)
+        return Codes(codes.values.to(self.W_dec.dtype), codes.indices)
 
     def decode(self, codes: Codes) -> Float[Tensor, "... d_in"]:
         """x̂ of given codes."""
@@ -96,6 +103,10 @@ class SparseAutoencoder(nn.Module):
 
     def after_step_(self) -> None:
         """Bring parameters back to what they may be, and move what follows the batches."""
+
+    def pre_activations(self, x: Float[Tensor, "token d_in"]) -> Float[Tensor, "token d_sae"]:
+        """W_enc (x − b_dec) + b_enc."""
+        return torch.addmm(self.b_enc, self.centred(x), self.W_enc)
 
     def centred(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_in"]:
         """What the encoder multiplies."""

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_nfm.models.codes import Codes, encode_topk
-from sae_nfm.models.saes.auxk import auxk_loss
+from sae_nfm.models.saes.auxk import auxk_terms
 from sae_nfm.models.saes.base import Attempt, Centre, SparseAutoencoder
 from sae_nfm.models.saes.firing import Firing
 from sae_nfm.settings.values import Count, NonNegative, NotAllowed, checked
@@ -27,6 +27,8 @@ class TopKSAE(SparseAutoencoder):
     Raises:
         NotAllowed: `k` is not between 1 and `d_sae`, or a setting is out of range.
     """
+
+    family = "topk"
 
     def __init__(
         self,
@@ -57,10 +59,8 @@ class TopKSAE(SparseAutoencoder):
         active = codes.values > 0
         fired = torch.zeros(self.d_sae, dtype=torch.bool, device=x.device)
         fired[codes.indices[active]] = True
-        terms, dead = {}, firing.silent_for(self.dead_after)
-        if self.auxk_coefficient > 0 and dead.any():
-            k = self.d_in // 2 if self.auxk is None else self.auxk
-            terms["auxk"] = self.auxk_coefficient * auxk_loss(self, x, reconstruction, dead, k)
+        dead = firing.silent_for(self.dead_after)
+        terms = auxk_terms(self, x, reconstruction, dead, self.auxk, self.auxk_coefficient)
         return Attempt(reconstruction, fired, active.sum() / len(x), terms)
 
     def before_step_(self) -> None:
