@@ -25,13 +25,25 @@ from torch import Tensor, nn
 
 from sae_nfm.models.normalizer import Normalizer
 from sae_nfm.models.saes.base import SparseAutoencoder
+from sae_nfm.models.saes.batch_topk import BatchTopKSAE
 from sae_nfm.models.saes.firing import Firing
+from sae_nfm.models.saes.gated import GatedSAE
+from sae_nfm.models.saes.jumprelu import JumpReLUSAE
+from sae_nfm.models.saes.matryoshka import MatryoshkaSAE
+from sae_nfm.models.saes.relu import ReLUSAE
 from sae_nfm.models.saes.topk import TopKSAE
 from sae_nfm.training.objectives.reconstruction import Reconstruction
 
 Step = Callable[[], None]
 LR = 1e-9
-OURS: dict[str, Callable[..., SparseAutoencoder]] = {"topk": TopKSAE}
+OURS: dict[str, Callable[..., SparseAutoencoder]] = {
+    "topk": TopKSAE,
+    "batch_topk": BatchTopKSAE,
+    "matryoshka": MatryoshkaSAE,
+    "relu": ReLUSAE,
+    "gated": GatedSAE,
+    "jumprelu": JumpReLUSAE,
+}
 SPARSE = ("topk", "batch_topk", "matryoshka")
 DECIDES_L0 = {"relu": {"b_enc": -1}, "gated": {"b_gate": -1, "b_mag": -1}, "jumprelu": {"threshold": 1}}
 """Of the families without k."""
