@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
 from quality import PREFIXES
-from searching import Found, explained_variance_at, off
+from searching import Found, explained_variance_at, off, power_of
 from timing import Bar, Report, markdown, number
 
-NEAR = math.log(1.3)
-"""In log L0: runs that a curve is drawn through."""
+NEAR = math.log(1.5)
+"""In log L0: runs that say how what is explained depends on it."""
 
 
 class Best(NamedTuple):
@@ -24,28 +24,25 @@ class Best(NamedTuple):
     runs: list[Found]
     """Of all seeds, at the sparsity closest to the L0 that was asked for."""
     at_l0: float
-    """Explained variance at our L0, by the line through all its runs near it."""
+    """Mean explained variance, at our L0."""
     tried: int
     """Runs of the search, of all settings."""
 
 
 def best_setting(runs: Sequence[Found], l0: float, seeds: Sequence[int]) -> Best:
-    """The variant and learning rate that explain most at an L0, among those that were run with all seeds."""
-    groups: dict[tuple[str, float], list[Found]] = defaultdict(list)
+    """The setting that explains most at an L0 among those that were run with all seeds."""
+    groups: dict[tuple[str, float, float], list[Found]] = defaultdict(list)
     for run in runs:
-        groups[run["variant"], run["lr"]].append(run)
-    whole = {key: group for key, group in groups.items() if {run["seed"] for run in group} >= set(seeds)}
-    at_l0 = {key: explained_variance_at(l0, near(group, l0)) for key, group in whole.items()}
-    variant, lr = key = max(at_l0, key=lambda key: at_l0[key])
-    repeated = next(run["sparsity"] for run in whole[key] if run["seed"] == max(seeds))
-    chosen = [run for run in whole[key] if run["sparsity"] == repeated]
-    setting = f"{variant}, " * bool(variant) + f"lr {lr:g}, sparsity {repeated:g}"
-    return Best(setting, chosen, at_l0[key], len(runs))
-
-
-def near(runs: Sequence[Found], l0: float) -> list[Found]:
-    """The runs near an L0; where there is none, the nearest."""
-    return [run for run in runs if off(run, l0) < NEAR] or [min(runs, key=lambda run: off(run, l0))]
+        groups[run["variant"], run["lr"], run["sparsity"]].append(run)
+    power = power_of([run for run in runs if off(run, l0) < NEAR])
+    best = max(
+        (group for group in groups.values() if {run["seed"] for run in group} >= set(seeds)),
+        key=lambda group: explained_variance_at(l0, group, power),
+    )
+    one = best[0]
+    setting = f"{one['variant']}, " * bool(one["variant"])
+    setting += f"lr {one['lr']:g}, sparsity {one['sparsity']:g}"
+    return Best(setting, best, explained_variance_at(l0, best, power), len(runs))
 
 
 def report(
@@ -81,8 +78,8 @@ def report(
             "that fire on none of these. Mean ± standard deviation over seeds "
             f"{', '.join(map(str, args.seeds))}: ours with the defaults of its family, peers with the best "
             "setting of their search, which is by this same figure on these same tokens with seed 0. "
-            "Sparsity is k, a target or a coefficient, whichever the library has. At our L0: by the line "
-            "through the runs of the best setting whose L0 is within 30%, in log L0.",
+            "Sparsity is k, a target or a coefficient, whichever the library has. At our L0: by 1 − EV ~ "
+            "L0^−p, p from the library's runs of the family near that L0 that differ in sparsity alone.",
         ],
         figures={"ours": ours, "peers": list(peers)},
         sections=[

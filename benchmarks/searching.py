@@ -8,6 +8,7 @@ interrupted goes on where it was.
 
 import json
 import math
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,8 +17,9 @@ from typing import Any, NamedTuple
 CLOSE = 0.08
 """|log(L0 / asked)| at which a search for a coefficient ends."""
 TRIES = 4
+USUAL_POWER = 0.7
 STEP = 0.12
-"""Distance in log k of another run of the best setting, for the slope of its curve."""
+"""Distance in log k of another run of the best setting, for how what it explains depends on L0."""
 
 
 class Search(NamedTuple):
@@ -105,7 +107,8 @@ def _at(
     while one.exponent and off(tried[-1], l0) > CLOSE and len(tried) < TRIES:
         tried.append(run(_changed(first, sparsity=next_sparsity(tried, one.exponent, l0))))
     tried.sort(key=lambda found: off(found, l0))
-    return explained_variance_at(l0, tried[:2]), _changed(first, sparsity=tried[0]["sparsity"])
+    at_l0 = explained_variance_at(l0, tried[:1], power_of(tried[:2]))
+    return at_l0, _changed(first, sparsity=tried[0]["sparsity"])
 
 
 def next_sparsity(tried: Sequence[Found], exponent: float, l0: float) -> float:
@@ -122,16 +125,27 @@ def next_sparsity(tried: Sequence[Found], exponent: float, l0: float) -> float:
     return rounded(known[0]["sparsity"] * math.exp(max(-2.0, min(2.0, step))))
 
 
-def explained_variance_at(l0: float, runs: Sequence[Found]) -> float:
-    """By the least-squares line of explained variance over log L0; of one run, its own."""
-    xs = [log_l0(found) - math.log(l0) for found in runs]
-    ys = [found["explained_variance"] for found in runs]
-    mean_x, mean_y = sum(xs) / len(xs), sum(ys) / len(ys)
-    spread = sum((x - mean_x) ** 2 for x in xs)
-    if spread < 1e-6:
-        return mean_y
-    slope = sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True)) / spread
-    return mean_y - slope * mean_x
+def explained_variance_at(l0: float, runs: Sequence[Found], power: float) -> float:
+    """What runs of one setting explain at another L0 than theirs, where 1 − EV ~ L0^−power."""
+    logs = [math.log(1 - run["explained_variance"]) + power * (log_l0(run) - math.log(l0)) for run in runs]
+    return 1 - math.exp(sum(logs) / len(logs))
+
+
+def power_of(runs: Sequence[Found]) -> float:
+    """How what is left unexplained falls with L0, by least squares over runs that differ in sparsity alone.
+
+    Where runs of a learning rate and variant hardly differ in L0, noise would decide: a usual power is taken.
+    """
+    groups: dict[tuple[str, float], list[tuple[float, float]]] = defaultdict(list)
+    for run in runs:
+        point = (log_l0(run), math.log(1 - run["explained_variance"]))
+        groups[run["variant"], run["lr"]].append(point)
+    spread = product = 0.0
+    for points in groups.values():
+        mean_x, mean_y = (sum(values) / len(points) for values in zip(*points, strict=True))
+        spread += sum((x - mean_x) ** 2 for x, _ in points)
+        product += sum((x - mean_x) * (y - mean_y) for x, y in points)
+    return USUAL_POWER if spread < 0.005 else -product / spread
 
 
 def log_l0(found: Found) -> float:
