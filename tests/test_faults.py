@@ -15,9 +15,9 @@ from sae_nfm.recipes.site import SiteActivations
 from changed_lms import broken, changed_lm
 from fake_results import fake_result
 from full_disks import no_space, small_disk
-from sae_nfm import study
 from sae_nfm.__main__ import CONFIG_DIR
 from sae_nfm.config import register
+from sae_nfm.launch import study
 from sae_nfm.store.store import Store
 from sae_nfm.training.checkpoints import BEFORE, LAST
 from sae_nfm.training.weights import WEIGHTS
@@ -161,7 +161,7 @@ def test_a_flipped_bit_in_an_artifact_is_named(suite, whole):
 def test_a_report_that_finds_no_room_does_not_cost_the_result(tmp_path, monkeypatch, caplog):
     told = []
     monkeypatch.setattr(
-        "sae_nfm.study.write_report", lambda found, folder: no_space(tmp_path / "report.html")
+        "sae_nfm.launch.study.write_report", lambda found, folder: no_space(tmp_path / "report.html")
     )
     study.report(found := fake_result(), tmp_path, SimpleNamespace(result=told.append))
     assert (
