@@ -9,13 +9,16 @@ from torch import Tensor, nn
 
 from sae_nfm.baselines.spliceable import Spliceable
 from sae_nfm.models.autoencoder import Autoencoder
-from sae_nfm.models.residuals.linear import LinearControl
+from sae_nfm.models.residuals.linear import DecoderRefit, LinearControl
 from sae_nfm.models.residuals.mlp import CodesMLP
 from sae_nfm.settings.values import Count, checked
 
 
 class Reconstruction(Protocol):
     """Makes a replacement from the activation and its parts alone."""
+
+    role: str
+    """What it stands for among the conditions, whatever its name: what headlines are found by."""
 
     def __call__(self, batch: Spliceable) -> Float[Tensor, "block pos d_model"]:
         """The replacement of every position."""
@@ -25,9 +28,18 @@ class Reconstruction(Protocol):
 class Identity:
     """The activation itself: the KL of this condition is what rounding alone makes of the suffix."""
 
+    role = "identity"
+
     def __call__(self, batch: Spliceable) -> Float[Tensor, "block pos d_model"]:
         """What was there."""
         return batch.x
+
+
+_OF_PARTS = {
+    frozenset(): "sae",
+    frozenset({"linear"}): "linear",
+    frozenset({"interaction"}): "interaction",
+}
 
 
 @checked
@@ -40,6 +52,7 @@ class FromParts:
 
     def __init__(self, add: Sequence[Literal["linear", "interaction"]]) -> None:
         self.add = tuple(add)
+        self.role = _OF_PARTS.get(frozenset(add), "nfm")
 
     def __call__(self, batch: Spliceable) -> Float[Tensor, "block pos d_model"]:
         """x̂ and the parts asked for."""
@@ -54,6 +67,7 @@ class FromParts:
 class Corrected:
     """The SAE's reconstruction plus what a control, made before the evaluation, predicts of its residual."""
 
+    role: str
     control: LinearControl | CodesMLP | None
     autoencoder: Autoencoder | None = None
 
@@ -77,6 +91,7 @@ class FromControl(Corrected):
 
     def __init__(self, control: LinearControl) -> None:
         self.control = control
+        self.role = "refit" if isinstance(control, DecoderRefit) else "control"
 
 
 @checked
@@ -95,10 +110,13 @@ class FromMLP(Corrected):
     def __init__(self, d_hidden: Count | None, support: bool, rounds: Count) -> None:
         self.d_hidden, self.support, self.rounds = d_hidden, support, rounds
         self.control = None
+        self.role = "codes_bound" if support else "control"
 
 
 class WideSAE:
     """A wider SAE alone, with as many parameters as SAE and NFM together, the same k and the same tokens."""
+
+    role = "control"
 
     def __init__(self) -> None:
         self.autoencoder: Autoencoder | None = None
@@ -112,6 +130,8 @@ class WideSAE:
 class Planted:
     """The SAE's reconstruction plus exactly what was planted: the best that any model of the codes can do."""
 
+    role = "planted"
+
     def __call__(self, batch: Spliceable) -> Float[Tensor, "block pos d_model"]:
         """x̂ and the planted part."""
         assert batch.parts.planted is not None
@@ -121,6 +141,8 @@ class Planted:
 class Zero:
     """The zero vector."""
 
+    role = "zero"
+
     def __call__(self, batch: Spliceable) -> Float[Tensor, "block pos d_model"]:
         """Nothing at all."""
         return torch.zeros_like(batch.x)
@@ -128,6 +150,8 @@ class Zero:
 
 class Mean:
     """The mean training activation."""
+
+    role = "mean"
 
     def __call__(self, batch: Spliceable) -> Float[Tensor, "block pos d_model"]:
         """The same vector everywhere."""
