@@ -29,6 +29,7 @@ BASELINES = {
     "norm_only": "norm only",
     "norm_corrected": "norm-corrected",
 }
+_MOST_MAIN = 6
 COMPONENTS = ("sae", "linear", "interaction", "nfm")
 _USUAL_ROLES = {
     "clean": "clean",
@@ -49,9 +50,7 @@ class Described(NamedTuple):
     """What a condition is."""
 
     role: str
-    reconstruction: (
-        str  # what is spliced in or, for a baseline, what it is matched to; its own name for neither
-    )
+    reconstruction: str  # what is spliced in, or a baseline's target; of `clean` its own name
     baseline: str | None
 
 
@@ -99,6 +98,15 @@ def grouped_conditions(result: Mapping[str, Any]) -> dict[str, list[str]]:
     reconstructions = dict.fromkeys(is_of[name].reconstruction for name in names)
     ordered = sorted(reconstructions, key=lambda name: rank(_key(result, name), list(LABELS)))
     return {group: [name for name in names if is_of[name].reconstruction == group] for group in ordered}
+
+
+def main_conditions(result: Mapping[str, Any]) -> list[str]:
+    """The SAE, the parts of the NFM and their ε baselines; of a study without them, its first conditions."""
+    sae, linear, interaction, nfm = (of_role(result, role) for role in COMPONENTS)
+    main = (sae, matched(result, sae, "eps"), linear, interaction, nfm, matched(result, nfm, "eps"))
+    names = result.get("conditions") or {}
+    others = [name for name in names if described(result, name).role not in ("clean", "identity")]
+    return [name for name in main if name is not None] or others[:_MOST_MAIN]
 
 
 def label(result: Mapping[str, Any], name: str) -> str:

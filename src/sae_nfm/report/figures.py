@@ -10,13 +10,12 @@ from matplotlib.figure import Figure
 
 from sae_nfm.report.conditions import (
     BASELINES,
-    COMPONENTS,
     described,
     grouped_conditions,
     label,
-    matched,
+    main_conditions,
     of_role,
-)  # fmt: skip
+)
 from sae_nfm.report.estimates import (
     Estimate,
     condition_kl,
@@ -39,7 +38,6 @@ from sae_nfm.report.plotstyle import (
     styled,
 )
 
-_MOST_LINES = 6
 _BASELINE_MARKERS = {
     "eps": "o",
     "cov": "s",
@@ -71,15 +69,6 @@ def draw_figures(result: Mapping[str, Any], folder: Path) -> list[Path]:
     with styled():
         drawn = {name: draw(result) for name, draw in figures.items()}
         return [save(figure, Path(folder) / f"{name}.png") for name, figure in drawn.items() if figure]
-
-
-def _lines_shown(result: Mapping[str, Any]) -> list[str]:
-    """The SAE, the parts of the NFM and their ε baselines; of a study without them, its first conditions."""
-    sae, linear, interaction, both = (of_role(result, role) for role in COMPONENTS)
-    shown = (sae, matched(result, sae, "eps"), linear, interaction, both, matched(result, both, "eps"))
-    names = result.get("conditions") or {}
-    others = [name for name in names if described(result, name).role not in ("clean", "identity")]
-    return [name for name in shown if name is not None] or others[:_MOST_LINES]
 
 
 def _draw_conditions(result: Mapping[str, Any]) -> Figure | None:
@@ -153,7 +142,7 @@ def _finish_condition_axes(axes: Axes, baselines: list[str]) -> None:
 def _draw_positions(result: Mapping[str, Any]) -> Figure | None:
     """Mean KL at each position of the context, with its interval as a band."""
     curves = {}
-    for name in _lines_shown(result):
+    for name in main_conditions(result):
         kl = lookup(result, "conditions", name, "by_position", "kl") or []
         places = [i for i, value in enumerate(kl) if number(value) is not None]
         if places:
@@ -189,7 +178,7 @@ def _shade_interval(axes: Axes, result: Mapping[str, Any], name: str, colour: st
 def _draw_distributions(result: Mapping[str, Any]) -> Figure | None:
     """The distribution of log10 KL, one strip per condition, with its mean and median."""
     strips = {}
-    for name in _lines_shown(result):
+    for name in main_conditions(result):
         histogram = lookup(result, "conditions", name, "kl", "histogram") or {}
         edges, counts = np.array(histogram.get("edges", [])), np.array(histogram.get("counts", []))
         if counts.sum() > 0:
