@@ -8,9 +8,11 @@ from sae_nfm.evaluation.reconstructions import (
     FromMLP,
     FromParts,
     Identity,
+    Mean,
     Planted,
     Spliceable,
     WideSAE,
+    Zero,
     modules,
 )
 from sae_nfm.models.residuals.linear import AffineMap, DecoderRefit, OutputBias
@@ -29,6 +31,30 @@ def autoencoder():
 def batch(autoencoder):
     x = torch.randn(2, 5, D, generator=torch.Generator().manual_seed(1)) * 3 + 1
     return Spliceable(x, autoencoder(x), torch.arange(2), 0, None)
+
+
+@pytest.mark.parametrize(
+    ("made", "role"),
+    [
+        (Identity(), "identity"),
+        (FromParts([]), "sae"),
+        (FromParts(["linear"]), "linear"),
+        (FromParts(["interaction"]), "interaction"),
+        (FromParts(["linear", "interaction"]), "nfm"),
+        (FromParts(["interaction", "linear"]), "nfm"),
+        (FromControl(DecoderRefit()), "refit"),
+        (FromControl(OutputBias()), "control"),
+        (FromControl(AffineMap()), "control"),
+        (FromMLP(None, support=False, rounds=1), "control"),
+        (FromMLP(8, support=True, rounds=1), "codes_bound"),
+        (WideSAE(), "control"),
+        (Planted(), "planted"),
+        (Zero(), "zero"),
+        (Mean(), "mean"),
+    ],
+)
+def test_what_is_made_has_its_role_whatever_it_is_called(made, role):
+    assert made.role == role
 
 
 def test_parts_are_added_to_the_sae(batch):

@@ -91,6 +91,7 @@ def write_csv(studies: Sequence[ComparedStudy], varied: Sequence[str], path: Pat
         for study in studies:
             settings = ["" if (value := study.setting(key)) is None else text(value) for key in varied]
             values = [part for m in MEASURES for part in study.values[m.name] or (None, None, None)]
+            k = None if study.k is None else f"{study.k:g}"
             folder, warnings = shown_folder(study.folder, top), " | ".join(study.warnings)
-            writer.writerow([folder, *settings, study.family, study.k, *values, warnings])
+            writer.writerow([folder, *settings, study.family, k, *values, warnings])
     return path
