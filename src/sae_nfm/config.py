@@ -250,7 +250,8 @@ def conditions(cfg: DictConfig) -> list[Condition]:
     if unknown := [name for name in cfg.evaluation.matched if name not in known]:
         raise NotAllowed("evaluation.matched", unknown, f"evaluation.reconstructions={list(known)}")
     matched = [name for name in cfg.evaluation.matched if name in chosen]
-    return build_conditions(list(chosen), baselines, matched, cfg.evaluation.draws)
+    roles = {name: each.role for name, each in chosen.items()}
+    return build_conditions(roles, baselines, matched, cfg.evaluation.draws)
 
 
 def reconstructions(cfg: DictConfig) -> dict[str, Reconstruction]:
