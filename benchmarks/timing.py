@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("torch", "transformer-lens", "lightning", "sae-lens", "eai-sparsify")
+PACKAGES = ("torch", "transformer-lens", "lightning", "sae-lens", "eai-sparsify", "dictionary-learning")
 
 
 def arguments(description: str | None, **integers: int) -> argparse.ArgumentParser:

@@ -7,13 +7,13 @@ import torch
 from lightning import Callback, Trainer
 
 from sae_nfm.data.activations import ActivationModule, ActivationStream, Pool
-from sae_nfm.lm.model import Site
+from sae_nfm.lm.site import Site
 from sae_nfm.models.autoencoder import Autoencoder
 from sae_nfm.models.normalizer import Normalizer
 from sae_nfm.models.saes.topk import TopKSAE
 from sae_nfm.training.objectives.reconstruction import Reconstruction
+from sae_nfm.training.run import Run, train
 from sae_nfm.training.schedule import Schedule
-from sae_nfm.training.stages import Run, train
 from sae_nfm.training.tasks import NFMTask, SAETask
 from small_models import make_nfm
 

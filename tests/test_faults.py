@@ -10,18 +10,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from sae_nfm.recipes.site import SiteActivations
 
 from changed_lms import broken, changed_lm
 from fake_results import fake_result
 from full_disks import no_space, small_disk
+from sae_nfm import study
 from sae_nfm.__main__ import CONFIG_DIR
 from sae_nfm.config import register
-from sae_nfm.recipes.site import SiteActivations
 from sae_nfm.store.store import Store
-from sae_nfm.study import Study
 from sae_nfm.training.checkpoints import BEFORE, LAST
-from sae_nfm.training.stages import WEIGHTS
+from sae_nfm.training.weights import WEIGHTS
 from tiny_studies import Suite, wait_until
 
 LONG = ("train_tokens=409600", "nfm_train_tokens=8192", "checkpoint_every=50")
@@ -161,12 +160,10 @@ def test_a_flipped_bit_in_an_artifact_is_named(suite, whole):
 
 def test_a_report_that_finds_no_room_does_not_cost_the_result(tmp_path, monkeypatch, caplog):
     told = []
-    study = Study(OmegaConf.create(), tmp_path, {})
-    study.tracker = SimpleNamespace(result=told.append)
     monkeypatch.setattr(
         "sae_nfm.study.write_report", lambda found, folder: no_space(tmp_path / "report.html")
     )
-    study.report(found := fake_result())
+    study.report(found := fake_result(), tmp_path, SimpleNamespace(result=told.append))
     assert (
         json.loads((tmp_path / "result.json").read_text())["conditions"].keys() == found["conditions"].keys()
     )

@@ -22,7 +22,9 @@ def _study(cfg: DictConfig) -> float | None:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return run_job(cfg)
     with errors_of_a_study():
-        from sae_nfm.study import run_study  # here, so that what only waits for a sweep's jobs needs no torch
+        from sae_nfm.launch.single import (
+            run_study,  # here, so that what only waits for a sweep's jobs needs no torch
+        )
 
         return run_study(cfg)
 

@@ -1,8 +1,11 @@
 """Every object that is built of the configuration."""
 
+import copy
 import logging
+from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from omegaconf import DictConfig
@@ -12,28 +15,41 @@ from sae_nfm.baselines.matched import Baseline
 from sae_nfm.data.activations import Pool
 from sae_nfm.data.cache import ActivationCache
 from sae_nfm.data.corpora import Corpus
+from sae_nfm.evaluation.blocks import ScoredBlocks
 from sae_nfm.evaluation.condition import Condition
 from sae_nfm.evaluation.condition import conditions as build_conditions
-from sae_nfm.evaluation.reconstructions import FromMLP, FromParts, Planted, Reconstruction, WideSAE
-from sae_nfm.lm.model import LanguageModel, Site
-from sae_nfm.models.plant import Plant
-from sae_nfm.models.residuals.nfm import NeuralFactorizationMachine
+from sae_nfm.evaluation.reconstructions import Reconstruction
+from sae_nfm.evaluation.task import Settings
+from sae_nfm.lm.model import LanguageModel
+from sae_nfm.lm.site import Site
+from sae_nfm.models.least_squares import bytes_of, check_memory
+from sae_nfm.models.residuals.base import ResidualModel
 from sae_nfm.models.saes.base import SparseAutoencoder
+from sae_nfm.recipes.activations import SiteActivations
+from sae_nfm.recipes.sae import TrainedSAE
+from sae_nfm.recipes.workshop import Order, Workshop
 from sae_nfm.settings.nodes import made, tried, typed
 from sae_nfm.settings.schema import plain as plain
 from sae_nfm.settings.schema import register as register
 from sae_nfm.settings.values import NotAllowed
+from sae_nfm.stages.dictionaries import MakeNFM, MakeSAE
+from sae_nfm.stages.evaluate import FEW_DOCUMENTS, Evaluate
+from sae_nfm.stages.stage import Stage
 from sae_nfm.store.distributed import start_ranks
 from sae_nfm.store.ranks import Ranks
+from sae_nfm.store.store import Store
 from sae_nfm.tracking.trackers import Tracker
-from sae_nfm.training.objectives.reconstruction import Reconstruction as ReconstructionObjective
-from sae_nfm.training.schedule import Schedule
-from sae_nfm.training.stages import Run
-from sae_nfm.training.tasks import OptimizerFactory
+from sae_nfm.training.learning import Learning
+from sae_nfm.training.run import Run
 
 log = logging.getLogger(__name__)
 _WHERE = ("accelerator", "devices", "strategy", "num_nodes", "profiler", "detect_anomaly")
 _HOW = ("precision", "deterministic", "benchmark", "plugins")
+_LEARNING = (
+    *("batch_tokens", "pool_tokens", "warmup", "decay", "gradient_clip"),
+    *("validations", "validation_tokens"),  # they choose among the weights of a run
+)
+_MUCH = 1e9  # bytes
 
 
 def language_model(cfg: DictConfig) -> LanguageModel:
@@ -51,6 +67,12 @@ def site(cfg: DictConfig) -> Site:
     return Site(cfg.layer, cfg.hook)
 
 
+def activations(cfg: DictConfig, store: Store, device: Any) -> SiteActivations:
+    """The activations of the study's site."""
+    lm = language_model(cfg).to(device)
+    return SiteActivations(cfg, store, lm, site(cfg), corpus(cfg), activation_cache(cfg), pool(cfg))
+
+
 def corpus(cfg: DictConfig) -> Corpus:
     """The documents."""
     return made(cfg.corpus)
@@ -66,24 +88,9 @@ def sae(node: DictConfig, d_in: int) -> SparseAutoencoder:
     return made(node, d_in=d_in)
 
 
-def nfm(node: DictConfig, d_sae: int, d_out: int) -> NeuralFactorizationMachine:
+def nfm(node: DictConfig, d_sae: int, d_out: int) -> ResidualModel:
     """An untrained NFM over an SAE's latents."""
     return made(node, d_sae=d_sae, d_out=d_out)
-
-
-def plant(cfg: DictConfig) -> Plant | None:
-    """What is planted in place of the SAE's residual, not yet fitted; None for real activations."""
-    return None if cfg.plant is None else made(cfg.plant)
-
-
-def objective(cfg: DictConfig) -> ReconstructionObjective:
-    """The loss of both stages."""
-    return made(cfg.objective)
-
-
-def optimizer(node: DictConfig) -> OptimizerFactory:
-    """An optimizer that lacks its parameters."""
-    return made(node)
 
 
 def pool(cfg: DictConfig) -> Pool:
@@ -91,16 +98,106 @@ def pool(cfg: DictConfig) -> Pool:
     return Pool(cfg.pool_tokens, cfg.batch_tokens)
 
 
-def schedule(cfg: DictConfig, setting: str, rounds: int = 1) -> Schedule:
-    """The learning rate over as many whole batches as a number of tokens holds, so many rounds of it.
+def learning(cfg: DictConfig, part: Literal["sae", "nfm"]) -> Learning:
+    """How the SAE, or models of its residual, learn."""
+    tokens_setting = {"sae": "train_tokens", "nfm": "nfm_train_tokens"}[part]
+    optimizer = cfg[f"{part}_optimizer"]
+    settings = {
+        "objective": plain(cfg.objective),
+        "optimizer": plain(optimizer),
+        "trainer": trainer_spec(cfg),
+        **{name: cfg[name] for name in _LEARNING},
+    }
+    return Learning(
+        objective=made(cfg.objective),
+        optimizer=made(optimizer),
+        tokens_setting=tokens_setting,
+        num_tokens=cfg[tokens_setting],
+        batch_tokens=cfg.batch_tokens,
+        warmup=cfg.warmup,
+        decay=cfg.decay,
+        settings=settings,
+    )
+
+
+def workshop(cfg: DictConfig, tracker: Tracker, ranks: Ranks) -> Workshop:
+    """Where the study's things are made."""
+    store = Store(cfg.artifacts, ranks, cfg.verify)
+    at, how = activations(cfg, store, ranks.device), run(cfg, tracker, ranks)
+    trained = TrainedSAE(
+        name="sae",
+        node=plain(cfg.sae),
+        build=lambda node, d_in: made(_changed(cfg.sae, node), d_in=d_in),
+        normalizer=cfg.normalizer,
+        learning=learning(cfg, "sae"),
+        activations=at,
+        run=how,
+    )
+    sizes = (cfg.evaluation.covariance_tokens, cfg.evaluation.bank_tokens)
+    order = Order(
+        sae=trained,
+        trained=trained,
+        plant=None if cfg.plant is None else lambda: made(cfg.plant),
+        plant_node=plain(cfg.plant),
+        residual=learning(cfg, "nfm"),
+        linear_tokens=cfg.linear_tokens,
+        surroundings=sizes,
+    )
+    return Workshop(store, at, how, order)
+
+
+def stages(cfg: DictConfig, workshop: Workshop, folder: Path) -> list[Stage]:
+    """What the study does, in order; what can be known to be wrong is told before anything is made."""
+    evaluate = evaluation(cfg, workshop, folder)
+    _check_memory(cfg, evaluate.reconstructions.values(), workshop)
+    make_nfm = [] if cfg.nfm is None else [MakeNFM(plain(cfg.nfm), partial(nfm, cfg.nfm))]
+    return [MakeSAE(), *make_nfm, evaluate]
+
+
+def evaluation(cfg: DictConfig, workshop: Workshop, folder: Path) -> Evaluate:
+    """How the dictionaries are judged.
 
     Raises:
-        NotAllowed: there are too few tokens for one batch.
+        NotAllowed: all that would be scored is of one document, so that nothing could be said of the spread.
     """
-    num_tokens = cfg[setting]
-    if num_tokens < cfg.batch_tokens:
-        raise NotAllowed(setting, num_tokens, f"whole numbers from batch_tokens={cfg.batch_tokens}")
-    return Schedule(rounds * (num_tokens // cfg.batch_tokens), cfg.warmup, cfg.decay)
+    chosen = cfg.evaluation
+    scored = ScoredBlocks(
+        workshop.activations.splits.test,
+        cfg.eval_tokens,
+        chosen.bos == "patch",
+        chosen.replace,
+        chosen.position,
+        chosen.batch_size,
+    )
+    if scored.num_tokens < cfg.eval_tokens:
+        log.warning(
+            "eval_tokens=%d: the test split holds %d, which are used", cfg.eval_tokens, scored.num_tokens
+        )
+    if scored.is_one_document():
+        allowed = f"so many that they come from 2, and for intervals to be right from {FEW_DOCUMENTS}"
+        because = "the scored tokens come from 1 document"
+        raise NotAllowed("eval_tokens", cfg.eval_tokens, allowed, because)
+    export = folder / "tokens" if chosen.save_tokens else None
+    return Evaluate(
+        scored=scored,
+        asked=cfg.eval_tokens,
+        conditions=conditions(cfg),
+        reconstructions=reconstructions(cfg),
+        settings=Settings(chosen.rows, chosen.top_n, export, cfg.seed),
+        reported={name: chosen[name] for name in ("draws", "bos", "replace")},
+        folder=folder,
+    )
+
+
+def _check_memory(cfg: DictConfig, asked: Iterable[Reconstruction], workshop: Workshop) -> None:
+    """Raise a `NotAllowed` where a linear part will not fit; say what it takes, where that is much."""
+    solved_first = cfg.nfm is not None and cfg.nfm.linear and cfg.nfm.fit != "together"
+    if solved_first or any("latent_solution" in each.needs for each in asked):
+        device = workshop.activations.lm.device
+        check_memory(workshop.order.sae.d_sae, device)
+        needed = bytes_of(workshop.order.sae.d_sae)
+        if needed > _MUCH:
+            log.info("solving a linear part will take %.1f GB on %s", needed / 1e9, device)
 
 
 def conditions(cfg: DictConfig) -> list[Condition]:
@@ -116,24 +213,14 @@ def conditions(cfg: DictConfig) -> list[Condition]:
 
 def reconstructions(cfg: DictConfig) -> dict[str, Reconstruction]:
     """The reconstructions that the evaluation names, without those whose NFM or plant there is not."""
-    named = _named(cfg.evaluation, "reconstructions", "reconstruction")
-    found = {
-        name: each
-        for name, each in named.items()
-        if (cfg.nfm is not None or not _needs_nfm(each))
-        and (cfg.plant is not None or not isinstance(each, Planted))
-    }
+    there_is = {"nfm": cfg.nfm is not None, "plant": cfg.plant is not None}
+    absent = {need for need, there in there_is.items() if not there}
+    named: dict[str, Reconstruction] = _named(cfg.evaluation, "reconstructions", "reconstruction")
+    found = {name: each for name, each in named.items() if not each.needs & absent}
     if not found:
         allowed = "lists with one that needs neither an NFM nor a plant, where there is none"
         raise NotAllowed("evaluation.reconstructions", list(named), allowed)
     return found
-
-
-def _needs_nfm(each: Reconstruction) -> bool:
-    """Whether a reconstruction is made of an NFM's parts, or sized by an NFM."""
-    if isinstance(each, FromParts):
-        return bool(each.add)
-    return isinstance(each, WideSAE) or (isinstance(each, FromMLP) and each.d_hidden is None)
 
 
 def _named(evaluation: DictConfig, chosen: str, definitions: str) -> dict[str, Any]:
@@ -216,15 +303,23 @@ def check(cfg: DictConfig) -> DictConfig:
     trainer_spec(cfg)
     activation_cache(cfg)
     pool(cfg)
-    schedule(cfg, "train_tokens")
+    learning(cfg, "sae").schedule()
     with torch.device("meta"):
         sae(cfg.sae, d_in=8)
         if cfg.nfm is not None:
-            nfm(cfg.nfm, d_sae=cfg.sae.d_sae, d_out=8)
-            schedule(cfg, "nfm_train_tokens")
-    objective(cfg)
+            nfm(cfg.nfm, cfg.sae.d_sae, 8)
+            learning(cfg, "nfm").schedule()
     conditions(cfg)
-    plant(cfg)
+    if cfg.plant is not None:
+        made(cfg.plant)
     for node in (cfg.sae_optimizer, cfg.nfm_optimizer):
         tried(node, lambda make: make([nn.Parameter(torch.zeros(1))]), f"what {node._target_} takes")
     return cfg
+
+
+def _changed(node: DictConfig, settings: Mapping[str, Any]) -> DictConfig:
+    """A config node with some settings changed; it still knows where it stands."""
+    changed = copy.deepcopy(node)
+    for name, value in settings.items():
+        changed[name] = value
+    return changed

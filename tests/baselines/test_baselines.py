@@ -16,8 +16,8 @@ from sae_nfm.baselines.matched import (
 from sae_nfm.baselines.spliceable import Spliceable
 from sae_nfm.baselines.surroundings import Surroundings
 from sae_nfm.evaluation.reconstructions import Mean, Zero
-from sae_nfm.models.autoencoder import Parts
 from sae_nfm.models.codes import Codes
+from small_models import make_parts
 
 D = 24
 MATCHED = [Eps(), Cov(), Real()]
@@ -29,7 +29,7 @@ def batch_of(blocks, seed=0):
     mixing = torch.randn(D, D, generator=torch.Generator().manual_seed(99))
     around = Surroundings(torch.ones(D), mixing, torch.randn(50, D))
     no_codes = Codes(torch.zeros(1), torch.zeros(1, dtype=torch.int64))
-    parts = Parts(x, no_codes, x * 0.8 + 0.3, None, None, None)
+    parts = make_parts(x, no_codes, x * 0.8 + 0.3)
     return Spliceable(x, parts, torch.tensor(blocks), seed, around)
 
 

@@ -4,7 +4,7 @@ import torch
 
 from sae_nfm.baselines import surroundings
 from sae_nfm.data.activations import ActivationStream
-from sae_nfm.lm.model import Site
+from sae_nfm.lm.site import Site
 
 SITE = Site(1, "resid_post")
 

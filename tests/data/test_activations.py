@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sae_nfm.data.activations import ActivationModule, ActivationStream, Pool, PooledBatches
-from sae_nfm.lm.model import Prefix, Site
+from sae_nfm.lm.site import Prefix, Site
 
 SITE = Site(0, "resid_post")
 POOL = Pool(tokens=240, batch=60)

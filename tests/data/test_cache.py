@@ -8,7 +8,7 @@ import torch
 
 from sae_nfm.data.activations import ActivationStream
 from sae_nfm.data.cache import ActivationCache, CachedActivations
-from sae_nfm.lm.model import Site
+from sae_nfm.lm.site import Site
 from sae_nfm.store.store import CorruptedArtifact, Store
 
 SITE = Site(1, "resid_post")

@@ -1,17 +1,22 @@
 """Reconstructions, each by its formula."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from sae_nfm.baselines.spliceable import Spliceable
 from sae_nfm.evaluation.reconstructions import (
+    Corrected,
+    FromAutoencoder,
     FromControl,
     FromMLP,
     FromParts,
     Identity,
+    Mean,
     Planted,
-    Spliceable,
     WideSAE,
-    modules,
+    Zero,
 )
 from sae_nfm.models.residuals.linear import AffineMap, DecoderRefit, OutputBias
 from sae_nfm.models.residuals.mlp import CodesMLP
@@ -48,30 +53,86 @@ def test_a_control_corrects_in_the_units_of_the_normaliser(autoencoder, batch, k
     control.build(D, 64)
     for parameter in (control.weight, control.bias):
         torch.nn.init.normal_(parameter)
-    reconstruction = FromControl(control)
-    reconstruction.autoencoder = autoencoder
     normalised = autoencoder.normalizer(batch.x)
     expected = autoencoder.normalizer(batch.parts.sae) + control.residual(normalised, batch.parts.codes)
-    torch.testing.assert_close(autoencoder.normalizer(reconstruction(batch)), expected, rtol=1e-4, atol=1e-4)
-    assert modules(reconstruction) == [control, autoencoder]
+    found = autoencoder.normalizer(Corrected(control)(batch))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_an_mlp_corrects_as_a_control_does(autoencoder, batch):
-    reconstruction = FromMLP(d_hidden=8, support=True, rounds=3)
-    assert (reconstruction.d_hidden, reconstruction.support, reconstruction.rounds) == (8, True, 3)
-    assert reconstruction.control is None
-    reconstruction.control, reconstruction.autoencoder = CodesMLP(64, D, 8, True), autoencoder
-    torch.nn.init.normal_(reconstruction.control.W_2)
-    expected = reconstruction.control(batch.parts.codes).total * autoencoder.normalizer.scale
-    torch.testing.assert_close(reconstruction(batch) - batch.parts.sae, expected, rtol=1e-3, atol=1e-4)
-    assert reconstruction.control.b is not None
-    assert reconstruction.control.W_lin is not None
+    mlp = CodesMLP(64, D, 8, True)
+    torch.nn.init.normal_(mlp.W_2)
+    expected = mlp(batch.parts.codes).total * autoencoder.normalizer.scale
+    torch.testing.assert_close(Corrected(mlp)(batch) - batch.parts.sae, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_the_wider_sae_and_what_was_planted(batch):
-    wide, planted = WideSAE(), torch.randn(2, 5, D)
-    wide.autoencoder = make_autoencoder(D, d_sae=128, nfm=False, seed=3)
-    assert torch.equal(wide(batch), wide.autoencoder(batch.x).sae)
-    assert modules(wide) == [wide.autoencoder]
+def test_another_sae_and_what_was_planted(batch):
+    wide, planted = make_autoencoder(D, d_sae=128, nfm=False, seed=3), torch.randn(2, 5, D)
+    assert torch.equal(FromAutoencoder(wide)(batch), wide(batch.x).sae)
     of_planted = batch._replace(parts=batch.parts._replace(planted=planted))
     assert torch.equal(Planted()(of_planted), batch.parts.sae + planted)
+
+
+class Bench:
+    """A workshop that notes what it is asked for."""
+
+    def __init__(self, autoencoder):
+        self.autoencoder, self.asked = autoencoder, []
+        self.activations = SimpleNamespace(seed=0)
+
+    def nfm_size(self):
+        return 5000
+
+    def solved(self, name, control):
+        self.asked.append((name, control))
+        return control
+
+    def residual(self, name, node, model, rounds):
+        self.asked.append((name, node, rounds))
+        return model
+
+    def wider_sae(self, name, size):
+        self.asked.append((name, size))
+        return make_autoencoder(D, d_sae=128, nfm=False)
+
+
+def test_controls_are_built_of_what_the_workshop_makes(autoencoder):
+    bench, refit = Bench(autoencoder), DecoderRefit()
+    assert FromControl(refit).build("refit", bench).control is refit
+    mlp = FromMLP(d_hidden=8, support=True, rounds=3).build("bound", bench).control
+    assert (mlp.W_1.shape[1], mlp.W_support is None) == (8, False)
+    sized = FromMLP(d_hidden=None, support=False, rounds=1).build("mlp", bench).control
+    assert sized.W_1.shape[1] == CodesMLP.hidden_for(5000, 64, D, False)
+    assert WideSAE().build("wide", bench).autoencoder.sae.d_sae == 128
+    size = sum(parameter.numel() for parameter in autoencoder.sae.parameters())
+    node = {"control": "CodesMLP", "d_hidden": 8, "support": True}
+    assert bench.asked[0] == ("refit", refit)
+    assert bench.asked[1] == ("bound", node, 3)
+    assert bench.asked[3] == ("wide", size + 5000)
+
+
+ROLES = {
+    "identity": (Identity(), set()),
+    "sae": (FromParts([]), set()),
+    "linear": (FromParts(["linear"]), {"nfm"}),
+    "interaction": (FromParts(["interaction"]), {"nfm"}),
+    "nfm": (FromParts(["linear", "interaction"]), {"nfm"}),
+    "refit": (FromControl(DecoderRefit()), {"latent_solution"}),
+    "control": (FromControl(AffineMap()), set()),
+    "codes_bound": (FromMLP(8, True, 1), {"latent_solution"}),
+    "planted": (Planted(), {"plant"}),
+    "zero": (Zero(), set()),
+    "mean": (Mean(), {"surroundings"}),
+}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_every_reconstruction_says_its_role_and_what_it_needs(role):
+    reconstruction, needs = ROLES[role]
+    assert (reconstruction.role, reconstruction.needs) == (role, needs)
+
+
+def test_an_mlp_of_the_nfms_size_needs_the_nfm():
+    assert FromMLP(None, False, 1).needs == {"latent_solution", "nfm"}
+    assert FromMLP(None, False, 1).role == WideSAE().role == "control"
+    assert WideSAE().needs == {"nfm", "trained_sae"}

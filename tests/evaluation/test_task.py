@@ -12,9 +12,10 @@ from sae_nfm.baselines.matched import Eps, NormOnly, Permuted, Real
 from sae_nfm.baselines.surroundings import Surroundings
 from sae_nfm.evaluation.blocks import ScoredBlocks
 from sae_nfm.evaluation.condition import conditions
-from sae_nfm.evaluation.reconstructions import FromParts, WideSAE
+from sae_nfm.evaluation.reconstructions import FromAutoencoder, FromParts, Replacement
 from sae_nfm.evaluation.task import EvaluationTask, Settings
-from sae_nfm.lm.model import LanguageModel, Site
+from sae_nfm.lm.model import LanguageModel
+from sae_nfm.lm.site import Site
 from sae_nfm.measures.finite import NonFinite
 from small_models import make_autoencoder
 
@@ -279,7 +280,11 @@ def test_token_level_results_are_those_that_were_summed(lm, splits, run, tmp_pat
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_a_kl_that_is_not_finite_is_told_by_its_condition(lm, splits, monkeypatch, value):
-    monkeypatch.setitem(RECONSTRUCTIONS, "sae_nfm", lambda batch: torch.full_like(batch.x, value))
+    class Broken(Replacement):
+        def forward(self, batch):
+            return torch.full_like(batch.x, value)
+
+    monkeypatch.setitem(RECONSTRUCTIONS, "sae_nfm", Broken())
     with pytest.raises(NonFinite, match=r"the KL of sae_nfm is not finite at \d+ of \d+ measurements"):
         evaluate(lm, splits)
 
@@ -329,8 +334,7 @@ def test_baselines_that_need_other_activations_are_given_them(lm, splits):
 
 
 def test_what_reconstructions_call_moves_with_the_task(lm, splits):
-    wide = WideSAE()
-    wide.autoencoder = make_autoencoder(lm.d_model, d_sae=128, nfm=False)
+    wide = FromAutoencoder(make_autoencoder(lm.d_model, d_sae=128, nfm=False))
     blocks = ScoredBlocks(splits.test, 10, False, "all", 1, 4)
     settings = Settings(rows=1, top_n=0, save_tokens=None, seed=0)
     made = {"sae": FromParts([]), "wide_sae": wide}

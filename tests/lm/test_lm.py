@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 from changed_lms import broken, changed_lm
-from sae_nfm.lm.model import DTYPES, HOOKS, LanguageModel, Site
+from sae_nfm.lm.model import DTYPES, LanguageModel
+from sae_nfm.lm.site import HOOKS, Site
 from sae_nfm.settings.schema import ASSETS
 
 DOCS_LM = str(ASSETS / "docs_lm")

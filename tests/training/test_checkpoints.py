@@ -8,7 +8,8 @@ from safetensors.torch import load_file
 
 from full_disks import no_space, small_disk
 from sae_nfm.training.checkpoints import BEFORE, HASHES, LAST, Checkpoints, newest_checkpoint
-from sae_nfm.training.stages import CHECKPOINTS, WEIGHTS
+from sae_nfm.training.run import CHECKPOINTS
+from sae_nfm.training.weights import WEIGHTS
 from small_training import Bench, InterruptAt, Interrupted, Losses
 
 

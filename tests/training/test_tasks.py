@@ -8,7 +8,7 @@ import torch
 from lightning import Callback
 
 from sae_nfm.models.normalizer import Normalizer
-from sae_nfm.training.stages import read_metrics
+from sae_nfm.training.weights import read_metrics
 from small_training import BATCH, Bench, Losses
 
 
@@ -195,9 +195,9 @@ def test_only_what_is_not_frozen_is_given_to_the_optimizer(bench):
 
 def test_auxk_is_logged_and_part_of_the_loss(bench, batch):
     logged = {}
-    task = stepping(bench.sae_task(dead_after=0))
+    task = stepping(bench.sae_task(dead_after=1))
     task.log_dict = logged.update
-    task.firing.tokens_since += 1
+    task.firing.tokens_since += 2
     loss = task.training_step(batch, 0)
     assert logged["train/auxk"] > 0
     torch.testing.assert_close(loss, logged["train/fvu"] + logged["train/auxk"])

@@ -1,7 +1,11 @@
-"""What an activation is replaced by: reconstructions of it, made from the activation and its parts alone."""
+"""What an activation is replaced by: reconstructions of it, made from the activation and its parts alone.
+
+In the configuration stands a `Reconstruction`: what it is, what it needs, and how it is built once that is
+there. What is built is a `Replacement`, which the evaluation calls.
+"""
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -9,29 +13,65 @@ from torch import Tensor, nn
 
 from sae_nfm.baselines.spliceable import Spliceable
 from sae_nfm.models.autoencoder import Autoencoder
+from sae_nfm.models.residuals.base import ResidualModel
 from sae_nfm.models.residuals.linear import LinearControl
 from sae_nfm.models.residuals.mlp import CodesMLP
+from sae_nfm.recipes.workshop import Workshop, num_parameters
 from sae_nfm.settings.values import Count, checked
 
+Need = Literal["nfm", "plant", "trained_sae", "surroundings", "latent_solution"]
+"""`latent_solution`: least squares over all latents, which take memory."""
 
-class Reconstruction(Protocol):
-    """Makes a replacement from the activation and its parts alone."""
 
-    def __call__(self, batch: Spliceable) -> Float[Tensor, "block pos d_model"]:
+class Replacement(nn.Module):
+    """Makes what stands in for an activation; models that it calls are on the evaluation's device."""
+
+    def forward(self, batch: Spliceable) -> Float[Tensor, "block pos d_model"]:
         """The replacement of every position."""
-        ...
+        raise NotImplementedError
 
 
-class Identity:
+class Reconstruction:
+    """A way to make a replacement, from the activation and its parts alone.
+
+    Attributes:
+        role: what it is to the findings, whatever its name.
+        needs: without which it cannot be built.
+    """
+
+    role: str = "control"
+    needs: frozenset[Need] = frozenset()
+
+    def build(self, name: str, workshop: Workshop) -> Replacement:
+        """Obtain what it takes.
+
+        Args:
+            name: that it has in the study.
+            workshop: where SAE and NFM are made already.
+        """
+        raise NotImplementedError
+
+
+class OfTheBatch(Reconstruction, Replacement):
+    """A reconstruction that the batch itself has all of: nothing is made for it."""
+
+    def build(self, name: str, workshop: Workshop) -> Replacement:
+        """It is its own replacement."""
+        return self
+
+
+class Identity(OfTheBatch):
     """The activation itself: the KL of this condition is what rounding alone makes of the suffix."""
 
-    def __call__(self, batch: Spliceable) -> Float[Tensor, "block pos d_model"]:
+    role = "identity"
+
+    def forward(self, batch: Spliceable) -> Float[Tensor, "block pos d_model"]:
         """What was there."""
         return batch.x
 
 
 @checked
-class FromParts:
+class FromParts(OfTheBatch):
     """The SAE's reconstruction plus some of the NFM's parts.
 
     Args:
@@ -39,9 +79,12 @@ class FromParts:
     """
 
     def __init__(self, add: Sequence[Literal["linear", "interaction"]]) -> None:
+        super().__init__()
         self.add = tuple(add)
+        self.role = "nfm" if len(self.add) == 2 else self.add[0] if self.add else "sae"
+        self.needs = frozenset({"nfm"}) if self.add else frozenset()
 
-    def __call__(self, batch: Spliceable) -> Float[Tensor, "block pos d_model"]:
+    def forward(self, batch: Spliceable) -> Float[Tensor, "block pos d_model"]:
         """x̂ and the parts asked for."""
         out = batch.parts.sae
         for name in self.add:
@@ -51,37 +94,26 @@ class FromParts:
         return out
 
 
-class Corrected:
-    """The SAE's reconstruction plus what a control, made before the evaluation, predicts of its residual."""
-
-    control: LinearControl | CodesMLP | None
-    autoencoder: Autoencoder | None = None
-
-    def __call__(self, batch: Spliceable) -> Float[Tensor, "block pos d_model"]:
-        """x̂ and the control's correction."""
-        assert self.autoencoder is not None
-        assert self.control is not None
-        explained = batch.parts.explained
-        correction = self.control.residual(explained.target, explained.codes)
-        return batch.parts.sae + explained.units.inverse_difference(correction)
-
-
-class FromControl(Corrected):
-    """Corrected by a linear control.
+class FromControl(Reconstruction):
+    """The SAE's reconstruction corrected by a linear control.
 
     Args:
-        control: predicts the residual; the study solves it.
+        control: predicts the residual, once it is solved.
     """
-
-    control: LinearControl
 
     def __init__(self, control: LinearControl) -> None:
         self.control = control
+        self.role = "refit" if control.solves_every_latent else "control"
+        self.needs = frozenset({"latent_solution"}) if control.solves_every_latent else frozenset()
+
+    def build(self, name: str, workshop: Workshop) -> Replacement:
+        """Solve the control."""
+        return Corrected(workshop.solved(name, self.control))
 
 
 @checked
-class FromMLP(Corrected):
-    """Corrected by an MLP on the codes.
+class FromMLP(Reconstruction):
+    """The SAE's reconstruction corrected by an MLP on the codes.
 
     Args:
         d_hidden: hidden units; None is as many as give the NFM's number of parameters.
@@ -94,48 +126,94 @@ class FromMLP(Corrected):
 
     def __init__(self, d_hidden: Count | None, support: bool, rounds: Count) -> None:
         self.d_hidden, self.support, self.rounds = d_hidden, support, rounds
-        self.control = None
+        self.role = "codes_bound" if support else "control"
+        needed: set[Need] = {"latent_solution"} if d_hidden else {"latent_solution", "nfm"}
+        self.needs = frozenset(needed)
+
+    def build(self, name: str, workshop: Workshop) -> Replacement:
+        """Train the MLP."""
+        sae = workshop.autoencoder.sae
+        hidden = self.d_hidden or CodesMLP.hidden_for(workshop.nfm_size(), sae.d_sae, sae.d_in, self.support)
+        torch.manual_seed(workshop.activations.seed)
+        model = CodesMLP(sae.d_sae, sae.d_in, hidden, self.support)
+        node = {"control": "CodesMLP", "d_hidden": hidden, "support": self.support}
+        return Corrected(workshop.residual(name, node, model, self.rounds))
 
 
-class WideSAE:
-    """A wider SAE alone, with as many parameters as SAE and NFM together, the same k and the same tokens."""
+class Corrected(Replacement):
+    """x̂ plus what a control predicts of its residual.
 
-    def __init__(self) -> None:
-        self.autoencoder: Autoencoder | None = None
+    Args:
+        control: has `residual(x, codes)`, all in the normaliser's units.
+    """
 
-    def __call__(self, batch: Spliceable) -> Float[Tensor, "block pos d_model"]:
-        """The wider SAE's x̂."""
-        assert self.autoencoder is not None
+    def __init__(self, control: LinearControl | ResidualModel) -> None:
+        super().__init__()
+        self.control = control
+
+    def forward(self, batch: Spliceable) -> Float[Tensor, "block pos d_model"]:
+        """x̂ and the control's correction."""
+        explained = batch.parts.explained
+        correction = self.control.residual(explained.target, explained.codes)
+        return batch.parts.sae + explained.units.inverse_difference(correction)
+
+
+class WideSAE(Reconstruction):
+    """A wider SAE alone, with as many parameters as SAE and NFM together, otherwise like the study's."""
+
+    needs = frozenset({"nfm", "trained_sae"})
+
+    def build(self, name: str, workshop: Workshop) -> Replacement:
+        """Train it."""
+        size = num_parameters(workshop.autoencoder.sae) + workshop.nfm_size()
+        return FromAutoencoder(workshop.wider_sae(name, size))
+
+
+class FromAutoencoder(Replacement):
+    """Another SAE's x̂.
+
+    Args:
+        autoencoder: with its own normaliser.
+    """
+
+    def __init__(self, autoencoder: Autoencoder) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+
+    def forward(self, batch: Spliceable) -> Float[Tensor, "block pos d_model"]:
+        """Its reconstruction of the same activation."""
         return self.autoencoder(batch.x).sae
 
 
-class Planted:
+class Planted(OfTheBatch):
     """The SAE's reconstruction plus exactly what was planted: the best that any model of the codes can do."""
 
-    def __call__(self, batch: Spliceable) -> Float[Tensor, "block pos d_model"]:
+    role = "planted"
+    needs = frozenset({"plant"})
+
+    def forward(self, batch: Spliceable) -> Float[Tensor, "block pos d_model"]:
         """x̂ and the planted part."""
         assert batch.parts.planted is not None
         return batch.parts.sae + batch.parts.planted
 
 
-class Zero:
+class Zero(OfTheBatch):
     """The zero vector."""
 
-    def __call__(self, batch: Spliceable) -> Float[Tensor, "block pos d_model"]:
+    role = "zero"
+
+    def forward(self, batch: Spliceable) -> Float[Tensor, "block pos d_model"]:
         """Nothing at all."""
         return torch.zeros_like(batch.x)
 
 
-class Mean:
+class Mean(OfTheBatch):
     """The mean training activation."""
 
-    def __call__(self, batch: Spliceable) -> Float[Tensor, "block pos d_model"]:
+    role = "mean"
+    needs = frozenset({"surroundings"})
+
+    def forward(self, batch: Spliceable) -> Float[Tensor, "block pos d_model"]:
         """The same vector everywhere."""
         assert batch.surroundings is not None
         return batch.surroundings.mean.expand_as(batch.x)
-
-
-def modules(reconstruction: Reconstruction) -> list[nn.Module]:
-    """The trained modules that a reconstruction calls, which have to be on the evaluation's device."""
-    found = (getattr(reconstruction, name, None) for name in ("control", "autoencoder"))
-    return [module for module in found if isinstance(module, nn.Module)]

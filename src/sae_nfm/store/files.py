@@ -5,6 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+WEIGHTS = "weights.safetensors"
+"""Of whatever is trained, in its artifact's folder."""
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:

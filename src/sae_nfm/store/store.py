@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -24,6 +24,8 @@ from sae_nfm.store.hashes import file_hash
 from sae_nfm.store.ranks import Ranks
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 MANIFEST = "manifest.json"
 _SMALL = 1 << 29  # bytes up to which an artifact's file is read at every look at it
 
@@ -35,6 +37,47 @@ class CorruptedArtifact(ValueError):
 def fingerprint(spec: Mapping[str, Any]) -> str:
     """First 16 hex digits of the SHA-256 of `spec` as canonical JSON."""
     return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class Recipe(Protocol[T_co]):
+    """How one thing is made: what determines it, how it is made into a folder, and loaded from there.
+
+    `kind` is the first part of the folder's name, and `together` says whether all processes of a study make
+    it, as for training, or the first alone.
+    """
+
+    @property
+    def kind(self) -> str:
+        """`sae`, `nfm`, `tokens`, …"""
+        ...
+
+    @property
+    def together(self) -> bool:
+        """Whether all processes make it."""
+        ...
+
+    def spec(self) -> dict[str, Any]:
+        """Everything that determines it, as JSON: whole nodes of the configuration."""
+        ...
+
+    def about(self) -> dict[str, Any]:
+        """What its manifest says for whoever finds it without the study."""
+        ...
+
+    def make(self, folder: Path) -> None:
+        """Fill a folder, which may hold what an interrupted call left."""
+        ...
+
+    def load(self, folder: Path) -> T_co:
+        """What a finished folder holds."""
+        ...
+
+
+class Obtained(NamedTuple, Generic[T]):
+    """A thing and the folder of its artifact."""
+
+    value: T
+    folder: Path
 
 
 class Store:
@@ -49,8 +92,21 @@ class Store:
     def __init__(self, root: Path | str, ranks: Ranks | None = None, verify: bool = False) -> None:
         self.root, self.ranks, self.verify = Path(root), ranks or Ranks(), verify
 
+    def obtain(self, recipe: "Recipe[T]") -> "Obtained[T]":
+        """What a recipe makes, made if it is not there; the same as `fetch`, and loaded."""
+        folder = self.fetch(
+            recipe.kind, recipe.spec(), recipe.make, together=recipe.together, about=recipe.about
+        )
+        return Obtained(recipe.load(folder), folder)
+
     def fetch(
-        self, kind: str, spec: Mapping[str, Any], make: Callable[[Path], None], *, together: bool = False
+        self,
+        kind: str,
+        spec: Mapping[str, Any],
+        make: Callable[[Path], None],
+        *,
+        together: bool = False,
+        about: Callable[[], Mapping[str, Any]] = dict,
     ) -> Path:
         """Return the folder of the artifact that `spec` determines, making it if it is not there.
 
@@ -61,6 +117,7 @@ class Store:
             spec: everything that determines the artifact; JSON-serialisable.
             make: fills the folder it is given. That folder may hold what an interrupted call left.
             together: whether all processes of the study call `make`, as for training, or the first alone.
+            about: what the manifest says of it beside `spec`, for whoever finds it without the study.
 
         Raises:
             CorruptedArtifact: a file of a finished artifact is missing or was changed.
@@ -77,7 +134,7 @@ class Store:
             if together:
                 partial.mkdir(exist_ok=True)
                 make(partial)
-            self.ranks.from_first(lambda: _finish(partial, folder, spec, None if together else make))
+            self.ranks.from_first(lambda: _finish(partial, folder, spec, about, None if together else make))
         return folder
 
 
@@ -133,7 +190,11 @@ def _is_whole(folder: Path, verify: bool) -> bool:
 
 
 def _finish(
-    partial: Path, folder: Path, spec: Mapping[str, Any], make: Callable[[Path], None] | None
+    partial: Path,
+    folder: Path,
+    spec: Mapping[str, Any],
+    about: Callable[[], Mapping[str, Any]],
+    make: Callable[[Path], None] | None,
 ) -> None:
     if make is not None:
         partial.mkdir(exist_ok=True)
@@ -142,7 +203,7 @@ def _finish(
         except Exception:
             discard(partial)  # only training goes on from what it left
             raise
-    _write_manifest(partial, spec)
+    _write_manifest(partial, spec, about())
     partial.replace(folder)
 
 
@@ -151,7 +212,7 @@ def discard(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _write_manifest(folder: Path, spec: Mapping[str, Any]) -> None:
+def _write_manifest(folder: Path, spec: Mapping[str, Any], about: Mapping[str, Any]) -> None:
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
     written = {
         str(p.relative_to(folder)): {
@@ -160,7 +221,7 @@ def _write_manifest(folder: Path, spec: Mapping[str, Any]) -> None:
         }
         for p in files
     }
-    manifest = {"spec": spec, "files": written}
+    manifest = {"about": about, "spec": spec, "files": written}
     write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1))
 
 

@@ -13,8 +13,8 @@ from sae_nfm.models.autoencoder import Autoencoder
 from sae_nfm.models.codes import Codes
 from sae_nfm.models.least_squares import RIDGES, NormalEquations
 from sae_nfm.models.residuals.linear import LinearControl
-from sae_nfm.store.store import write_atomically
-from sae_nfm.training.stages import METRICS, WEIGHTS, save_weights
+from sae_nfm.store.files import write_atomically
+from sae_nfm.training.weights import METRICS, WEIGHTS, save_weights
 
 _CHUNK = 8192
 

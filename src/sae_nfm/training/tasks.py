@@ -1,8 +1,7 @@
 """The two training stages: the SAE, then the NFM on its residual."""
 
 import math
-from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,16 +12,9 @@ from torch.optim import Optimizer
 from sae_nfm.measures.quality import DictionaryQuality
 from sae_nfm.models.autoencoder import Autoencoder
 from sae_nfm.models.saes.firing import Firing
+from sae_nfm.training.learning import OptimizerFactory
 from sae_nfm.training.objectives.reconstruction import Reconstruction
 from sae_nfm.training.schedule import Schedule
-
-
-class OptimizerFactory(Protocol):
-    """An optimizer that lacks only its parameters."""
-
-    def __call__(self, params: Iterable[nn.Parameter]) -> Optimizer:
-        """Bind it to parameters."""
-        ...
 
 
 class DictionaryTask(LightningModule):

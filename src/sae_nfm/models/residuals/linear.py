@@ -1,11 +1,15 @@
 """Predictions of the SAE's residual that are linear in features, and so solved exactly."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from sae_nfm.models.codes import Codes, weighted_sum
 from sae_nfm.settings.values import Count, checked
+
+_PLAIN = (bool, int, float, str, type(None))
 
 
 @checked
@@ -34,6 +38,16 @@ class LinearControl(nn.Module):
         self.weight.copy_(weight)
         if bias is not None:
             self.bias.copy_(bias)
+
+    solves_every_latent = False
+    """Whether there is a row to solve for each latent."""
+
+    def settings(self) -> dict[str, Any]:
+        """Which class it is of, and every setting that it keeps: what determines its solution."""
+        kept = {name: value for name, value in vars(self).items() if isinstance(value, _PLAIN)}
+        kept = {name: value for name, value in kept.items() if not name.startswith("_")}
+        del kept["training"]  # torch's own, and no setting
+        return {"control": f"{type(self).__module__}.{type(self).__qualname__}", **kept}
 
     def num_features(self, d_in: int, d_sae: int) -> int:
         """Length of φ."""
@@ -66,6 +80,8 @@ class OutputBias(LinearControl):
 
 class DecoderRefit(LinearControl):
     """The decoder and its bias fitted anew to frozen codes: all that an NFM's linear part can do."""
+
+    solves_every_latent = True
 
     def num_features(self, d_in: int, d_sae: int) -> int:
         """One a latent."""

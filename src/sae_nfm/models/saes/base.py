@@ -5,7 +5,7 @@ need not write them all out) and what it makes of a training batch (`attempt`). 
 of an activation never depend on what else is in its batch.
 """
 
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -41,6 +41,8 @@ class SparseAutoencoder(nn.Module):
         b_dec_init: where `initialize_` puts the decoder bias.
     """
 
+    family: ClassVar[str]
+    """What the field calls it, as in `sae=topk`."""
     subtracts_b_dec = True
     """Whether the encoder reads x − b_dec, or x itself, as some published SAEs do."""
 

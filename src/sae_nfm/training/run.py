@@ -1,10 +1,8 @@
 """One training stage from a fresh or interrupted folder to a finished one: weights and metrics."""
 
-import errno
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -14,8 +12,6 @@ from typing import Any
 
 import torch
 from lightning import Trainer
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sae_nfm.data.activations import ActivationModule
@@ -26,9 +22,9 @@ from sae_nfm.store.store import discard
 from sae_nfm.training.callbacks import KeepBest, training_callbacks
 from sae_nfm.training.checkpoints import newest_checkpoint
 from sae_nfm.training.tasks import DictionaryTask
+from sae_nfm.training.weights import METRICS, WEIGHTS, save_weights
 
-_FULL = os.strerror(errno.ENOSPC)
-WEIGHTS, METRICS, CHECKPOINTS = "weights.safetensors", "metrics.json", "checkpoints"
+CHECKPOINTS = "checkpoints"
 log = logging.getLogger(__name__)
 
 
@@ -125,29 +121,6 @@ def _trainer(run: Run, num_steps: int, logger: Any, folder: Path, best: KeepBest
 
 def _validation_interval(run: Run, num_steps: int) -> int:
     return max(1, num_steps // run.validations)
-
-
-def save_weights(module: nn.Module, path: Path) -> None:
-    """Write a module's state as safetensors."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
-    try:
-        save_file(state, path)
-    except SafetensorError as error:
-        if _FULL in str(error):  # it keeps what the disk said as text alone
-            raise OSError(errno.ENOSPC, _FULL, str(path)) from error
-        raise
-
-
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Read a module's state from safetensors, into float32 or wider: what is stored is what is evaluated."""
-    state = load_file(path)
-    wide = any(tensor.dtype == torch.float64 for tensor in state.values())
-    module.to(torch.float64 if wide else torch.float32).load_state_dict(state)
-
-
-def read_metrics(folder: Path) -> dict[str, float]:
-    """The metrics of a finished stage."""
-    return json.loads((folder / METRICS).read_text())
 
 
 def _refuse_the_absurd(stage: str, task: DictionaryTask, figure: float) -> None:

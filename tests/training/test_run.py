@@ -11,10 +11,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from full_disks import small_disk
 from sae_nfm.measures.finite import NonFinite
 from sae_nfm.measures.quality import DictionaryQuality
-from sae_nfm.training import stages
+from sae_nfm.training import run as running
 from sae_nfm.training.checkpoints import BEFORE, HASHES, LAST
 from sae_nfm.training.objectives.reconstruction import Reconstruction
-from sae_nfm.training.stages import CHECKPOINTS, WEIGHTS, load_weights, read_metrics, save_weights
+from sae_nfm.training.run import CHECKPOINTS
+from sae_nfm.training.weights import WEIGHTS, load_weights, read_metrics, save_weights
 from small_training import Bench, InterruptAt, Interrupted, Losses
 
 STAGES = ("sae", "nfm")
@@ -77,7 +78,7 @@ def test_a_run_that_was_cut_off_after_its_last_step_only_writes_its_weights(
         raise Interrupted
 
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "save_weights", cut_off)
+        patch.setattr(running, "save_weights", cut_off)
         with pytest.raises(Interrupted):
             bench.train(bench.task(stage, steps=50), cut)
     losses = Losses()
@@ -211,9 +212,9 @@ def test_figures_of_overflowed_sums_are_absurd(bench, stage, least, figure):
     task = bench.task(stage)
     assert task.least == least
     if (stage, figure) == ("nfm", -6e28):
-        return stages._refuse_the_absurd(stage, task, figure)
+        return running._refuse_the_absurd(stage, task, figure)
     with pytest.raises(NonFinite, match="nothing is stored"):
-        stages._refuse_the_absurd(stage, task, figure)
+        running._refuse_the_absurd(stage, task, figure)
 
 
 def test_a_loss_that_is_nan_in_the_step_of_a_checkpoint_does_not_reach_it(bench, tmp_path):

@@ -1,25 +1,32 @@
 """What an artifact is kept under: every setting that changes weights changes it, and no other does."""
 
+from types import SimpleNamespace
+
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from sae_nfm import config
 from sae_nfm.__main__ import CONFIG_DIR
-from sae_nfm.artifacts import Artifacts
 from sae_nfm.models.residuals.nfm import NeuralFactorizationMachine
 from sae_nfm.models.saes.topk import TopKSAE
-from sae_nfm.recipes.site import SiteActivations
+from sae_nfm.recipes import residual, solved, workshop
+from sae_nfm.recipes import sae as recipes_sae
+from sae_nfm.recipes.plant import FittedPlant
 from sae_nfm.store.ranks import Ranks
 from sae_nfm.store.store import Store, fingerprint
+from sae_nfm.tracking.trackers import Tracker
 
 OF_BOTH = {
     "seed": 1, "lm.path": "{other}", "lm.dtype": "bfloat16", "corpus.path": "{text}",
     "corpus.separator": "the", "corpus.document": "heading",
-    "activations": {"_target_": "sae_nfm.data.cache.ActivationCache"}, "splits.validation": 0.3,
+    "activations": {
+        "_target_": "sae_nfm.data.cache.ActivationCache", "dtype": "float32", "tokens": None, "shard_bytes": 9
+    },
+    "splits.validation": 0.3,
     "splits.test": 0.3, "max_tokens": 4000, "layer": 2, "hook": "mlp_out", "context": 16,
     "normalizer": "none", "sae.d_sae": 128, "sae.k": 5, "sae.b_dec_init": "zero",
-    "sae._target_": "test_artifacts.OtherSAE", "sae.auxk": 3, "sae.auxk_coefficient": 0.5,
+    "sae._target_": "test_fingerprints.OtherSAE", "sae.auxk": 3, "sae.auxk_coefficient": 0.5,
     "objective._target_": "faults.RaisesOnRank0", "sae_optimizer.lr": 1e-3,
     "sae_optimizer.betas": [0.5, 0.9], "sae_optimizer.eps": 1e-6, "sae_optimizer.fused": False,
     "sae_optimizer._target_": "torch.optim.AdamW", "train_tokens": 4096, "batch_tokens": 512,
@@ -29,7 +36,7 @@ OF_BOTH = {
 OF_THE_NFM = {
     "nfm.order": 3, "nfm.d_embed": 9, "nfm.embed_std": 0.1, "nfm.linear": False, "nfm.bias": False,
     "nfm.mlp": True, "nfm.dropout": 0.5, "nfm.fit": "together", "nfm.fit_k": 2,
-    "nfm._target_": "test_artifacts.OtherNFM", "nfm_optimizer.lr": 1e-2, "nfm_optimizer.betas": [0.5, 0.9],
+    "nfm._target_": "test_fingerprints.OtherNFM", "nfm_optimizer.lr": 1e-2, "nfm_optimizer.betas": [0.5, 0.9],
     "nfm_optimizer.eps": 1e-6, "nfm_optimizer.fused": False, "nfm_optimizer._target_": "torch.optim.AdamW",
     "nfm_train_tokens": 4096, "linear_tokens": 4096,
     "plant": {
@@ -61,9 +68,11 @@ class Recorded(Store):
         super().__init__(root, Ranks())
         self.fingerprints = {}
 
-    def fetch(self, kind, spec, make, *, together=False):
+    def fetch(self, kind, spec, make, *, together=False, about=dict):
         self.fingerprints[kind] = fingerprint(spec)
-        return super().fetch(kind, spec, make, together=together) if kind == "tokens" else self.root / kind
+        if kind == "tokens":
+            return super().fetch(kind, spec, make, together=together)
+        return self.root / kind / fingerprint(spec)
 
 
 def leaves(node, path=""):
@@ -116,15 +125,16 @@ def artifacts_of(lm, default, corpus_file, tmp_path_factory):
         cfg = default.copy()
         for key, value in changed.items():
             OmegaConf.update(cfg, key, str(places.get(value, value)) if type(value) is str else value)
-        artifacts = Artifacts(cfg, SiteActivations(cfg, Recorded(folder), "cpu"), None)
-        artifacts._load = lambda stage, folder, module: artifacts.metrics.update(
-            {stage: {"residual_explained": 1}}
-        )
-        artifacts._fit_plant = lambda autoencoder: None
-        return artifacts
+        return config.workshop(cfg, Tracker(folder, {}, {}), SimpleNamespace(device="cpu"))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(config, "language_model", SameModel)
+        patch.setattr(config, "Store", lambda root, ranks, verify: Recorded(folder))
+        patch.setattr(recipes_sae, "load_weights", lambda module, path: None)
+        patch.setattr(solved, "load_weights", lambda module, path: None)
+        patch.setattr(residual, "load_weights", lambda module, path: None)
+        patch.setattr(FittedPlant, "load", lambda recipe, folder: recipe.unfitted)
+        patch.setattr(workshop, "read_metrics", lambda folder: {"residual_explained": 1, "best_step": 1})
         yield of
 
 
@@ -133,9 +143,11 @@ def fingerprints(artifacts_of):
     """A function of changed settings: the fingerprints of what they ask for, by kind."""
 
     def of(changed):
-        artifacts = artifacts_of(changed)
-        artifacts.nfm(artifacts.sae())
-        return artifacts.store.fingerprints
+        made = artifacts_of(changed)
+        made.sae()
+        cfg, sae = made.activations.cfg, made.autoencoder.sae
+        made.nfm(config.plain(cfg.nfm), config.nfm(cfg.nfm, sae.d_sae, sae.d_in))
+        return made.store.fingerprints
 
     return of
 
@@ -150,7 +162,7 @@ def test_what_changes_weights_changes_the_fingerprint_and_nothing_else_does(fing
 
 def test_the_wider_sae_has_as_many_parameters_as_it_is_given(artifacts_of):
     for size in (40_000, 100_000):
-        autoencoder = artifacts_of({}).wide_sae(size)
+        autoencoder = artifacts_of({}).wider_sae("wide", size)
         found = sum(parameter.numel() for parameter in autoencoder.sae.parameters())
         assert found == pytest.approx(size, rel=0.01)
 

@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from sae_nfm import config
-from sae_nfm.baselines import surroundings
-from sae_nfm.baselines.surroundings import Surroundings
-from sae_nfm.data.activations import ActivationModule, ActivationSequence, ActivationStream
-from sae_nfm.data.cache import CachedActivations
+from sae_nfm.data.activations import ActivationModule, ActivationSequence, ActivationStream, Pool
+from sae_nfm.data.cache import ActivationCache, CachedActivations
+from sae_nfm.data.corpora import Corpus
 from sae_nfm.data.tokens import TokenBlocks, TokenSplits, prepare_tokens
+from sae_nfm.lm.model import LanguageModel
+from sae_nfm.lm.site import Site
+from sae_nfm.settings.schema import plain
 from sae_nfm.store.store import Store, fingerprint
 
 SAMPLE_TOKENS = 32768
@@ -24,25 +25,41 @@ class SiteActivations:
 
     Args:
         cfg: the composed configuration.
-        store: where tokens, cached activations and surroundings are kept.
-        device: where the model computes.
+        store: where tokens and cached activations are kept.
+        lm: the model, where it computes.
+        site: where activations are read.
+        corpus: the documents.
+        cache: how training activations are kept on disk; None where they are not.
+        pool: how they are mixed.
     """
 
-    def __init__(self, cfg: DictConfig, store: Store, device: Any) -> None:
+    def __init__(
+        self,
+        cfg: DictConfig,
+        store: Store,
+        lm: LanguageModel,
+        site: Site,
+        corpus: Corpus,
+        cache: ActivationCache | None,
+        pool: Pool,
+    ) -> None:
         self.cfg, self.store = cfg, store
-        self.site = config.site(cfg)
-        self.lm = config.language_model(cfg).to(device)
+        self.lm, self.site, self.corpus, self.cache, self.pool = lm, site, corpus, cache, pool
 
     @cached_property
     def _tokens(self) -> tuple[TokenSplits, dict[str, Any]]:
-        cfg = self.cfg
-        corpus = config.corpus(cfg)
-        return prepare_tokens(self.store, corpus, self.lm.tokenizer, cfg.context, cfg.splits, cfg.max_tokens)
+        cfg, tokenizer = self.cfg, self.lm.tokenizer
+        return prepare_tokens(self.store, self.corpus, tokenizer, cfg.context, cfg.splits, cfg.max_tokens)
 
     @property
     def splits(self) -> TokenSplits:
         """The corpus as token blocks, split by document."""
         return self._tokens[0]
+
+    @property
+    def seed(self) -> int:
+        """Of the order of the tokens, and of all else that is random in a study."""
+        return self.cfg.seed
 
     def check_finite(self) -> None:
         """Look at one block before hours are spent: a broken model shows in its activations or its logits.
@@ -63,40 +80,52 @@ class SiteActivations:
             **{name: cfg[name] for name in ("layer", "hook", "context", "seed")},
         }
 
+    def training_spec(self) -> dict[str, Any]:
+        """The same, and how they are kept until they are trained on."""
+        return self.spec() | {"activations": plain(self.cfg.activations)}
+
+    def about(self) -> dict[str, Any]:
+        """Model, site and text, in the words of the configuration."""
+        cfg = self.cfg
+        revision = self.lm.signature().get("revision")
+        return {
+            "lm": {"path": self.lm.path, "revision": revision, "dtype": self.lm.dtype},
+            "site": {"layer": self.site.layer, "hook": self.site.hook},
+            "context": cfg.context,
+            "corpus": plain(cfg.corpus),
+        }
+
     def module(self) -> ActivationModule:
         """What a stage trains on and is validated on."""
-        cfg = self.cfg
-        validation = self._stream(self.splits.validation, 0)  # the same tokens for every seed
-        return ActivationModule(self._training, validation, config.pool(cfg), cfg.validation_tokens, cfg.seed)
+        return ActivationModule(
+            self._training, self.validation(0), self.pool, self.cfg.validation_tokens, self.seed
+        )
 
     def stream(self) -> ActivationStream:
         """The training activations, computed anew."""
-        return self._stream(self.splits.train, self.cfg.seed)
+        return self._stream(self.splits.train, self.seed)
 
-    def surroundings(self) -> Surroundings:
-        """Mean, covariance and a bank of activations."""
-        num_tokens, bank_size = self.cfg.evaluation.covariance_tokens, self.cfg.evaluation.bank_tokens
-        sizes = {"covariance_tokens": num_tokens, "bank_tokens": bank_size}
-
-        def make(folder: Path) -> None:
-            validation = self._stream(self.splits.validation, self.cfg.seed)
-            surroundings.measure(self.stream(), validation, num_tokens, bank_size, folder)
-
-        return surroundings.load(self.store.fetch("surroundings", self.spec() | sizes, make))
+    def validation(self, seed: int) -> ActivationStream:
+        """Activations of held-out documents; with seed 0 the same tokens in every study."""
+        return self._stream(self.splits.validation, seed)
 
     @cached_property
     def _training(self) -> ActivationSequence:
         """The training activations, from disk where they are cached: the cache is hashed once a study."""
-        cfg, cache = self.cfg, config.activation_cache(self.cfg)
+        cfg, cache = self.cfg, self.cache
         if cache is None:
             return self.stream()
         any_seed = self._stream(self.splits.train, 0)  # all seeds share the cache, and permute it
         wanted = cache.tokens or max(cfg.train_tokens, cfg.nfm_train_tokens)
         num_tokens = min(wanted, any_seed.tokens_per_round)
-        spec = self.spec() | {"activations": config.plain(cfg.activations), "num_tokens": num_tokens}
+        spec = self.training_spec() | {"num_tokens": num_tokens}
         del spec["seed"]
-        folder = self.store.fetch("activations", spec, lambda f: cache.write(any_seed, num_tokens, f))
-        return CachedActivations(cache, folder, num_tokens, self.lm.d_model, cfg.seed, self.lm.device)
+
+        def make(folder: Path) -> None:
+            cache.write(any_seed, num_tokens, folder)
+
+        folder = self.store.fetch("activations", spec, make, about=self.about)
+        return CachedActivations(cache, folder, num_tokens, self.lm.d_model, self.seed, self.lm.device)
 
     def _stream(self, split: TokenBlocks, seed: int) -> ActivationStream:
         return ActivationStream(self.lm, self.site, split, self.cfg.lm_batch, seed)

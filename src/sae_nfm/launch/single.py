@@ -1,0 +1,32 @@
+"""A single study, from what Hydra composed to its result."""
+
+import logging
+import shlex
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig
+
+from sae_nfm import study
+from sae_nfm.settings.schema import given
+
+
+def run_study(cfg: DictConfig) -> None:
+    """Run the study that Hydra composed, in its output folder."""
+    hydra = HydraConfig.get()
+    command = shlex.join(["python", "-m", "sae_nfm", *given(hydra.overrides.task)])
+    choices = {name: choice for name, choice in hydra.runtime.choices.items() if "hydra" not in name}
+    _quiet_logs()
+    study.run(cfg, Path(hydra.runtime.output_dir), {"command": command, "choices": choices})
+
+
+def _quiet_logs() -> None:
+    """Leave out what Lightning and Python say by the way; ranks but the first speak to their files only."""
+    logging.captureWarnings(True)
+    logging.getLogger("py.warnings").setLevel(logging.ERROR)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    if rank_zero_only.rank:
+        for handler in logging.getLogger().handlers:
+            if not isinstance(handler, logging.FileHandler):
+                handler.setLevel(logging.ERROR)

@@ -1,0 +1,65 @@
+"""What all recipes of a study share."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sae_nfm.models.autoencoder import Autoencoder
+from sae_nfm.recipes.activations import SiteActivations
+
+
+class OfASite:
+    """A recipe for something that belongs to the activations of a site.
+
+    Args:
+        activations: of the site.
+    """
+
+    together = False
+
+    def __init__(self, activations: SiteActivations) -> None:
+        self.activations = activations
+
+    def about(self) -> dict[str, Any]:
+        """Model, site and text."""
+        return self.activations.about()
+
+    def concerns(self, metrics: dict[str, float]) -> list[str]:
+        """What is worth a warning in figures of the finished thing."""
+        return []
+
+
+@dataclass(frozen=True)
+class Foundation:
+    """A study's SAE, as what is made on top of it needs to know it.
+
+    Args:
+        activations: of the site.
+        autoencoder: the SAE with its normaliser, and with what is planted.
+        fingerprint: of the SAE.
+        plant: what is planted in place of its residual, as the configuration has it; None for nothing.
+    """
+
+    activations: SiteActivations
+    autoencoder: Autoencoder
+    fingerprint: str
+    plant: dict[str, Any] | None
+
+
+class OnAnSAE(OfASite):
+    """A recipe for something that belongs to the codes of a study's SAE.
+
+    Args:
+        on: the SAE.
+    """
+
+    def __init__(self, on: Foundation) -> None:
+        super().__init__(on.activations)
+        self.on = on
+
+    def about(self) -> dict[str, Any]:
+        """Model, site, text and the SAE."""
+        return super().about() | {"on": {"sae": self.on.fingerprint, "plant": self.on.plant}}
+
+    def on_this_sae(self) -> dict[str, Any]:
+        """What of the fingerprint is the SAE and what it is read on."""
+        return self.activations.training_spec() | {"sae": self.on.fingerprint, "plant": self.on.plant}

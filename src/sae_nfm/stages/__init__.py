@@ -1,0 +1,1 @@
+"""What a study does in order; each stage gives one part of `result.json`."""

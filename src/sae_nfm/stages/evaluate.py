@@ -1,0 +1,120 @@
+"""The stage that splices every condition into the model over held-out documents."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning import Trainer
+
+from sae_nfm.baselines.surroundings import Surroundings
+from sae_nfm.evaluation.blocks import ScoredBlocks
+from sae_nfm.evaluation.condition import Condition
+from sae_nfm.evaluation.reconstructions import Reconstruction
+from sae_nfm.evaluation.task import EvaluationTask, Settings
+from sae_nfm.findings import result
+from sae_nfm.findings.summary import Summary
+from sae_nfm.recipes.workshop import Workshop
+from sae_nfm.training.callbacks import progress_bar
+
+FEW_DOCUMENTS = 200
+"""Below, intervals over documents of very unequal lengths are a little too narrow."""
+NOISY = 0.01
+"""Share of a KL that rounding may make up without a warning."""
+
+
+@dataclass
+class Evaluate:
+    """Evaluates a study's dictionaries.
+
+    Args:
+        scored: blocks and positions that count.
+        asked: how many positions were asked for.
+        conditions: what is spliced in; the first is `clean`.
+        reconstructions: by name.
+        settings: how it is done.
+        reported: settings of the evaluation that the result repeats.
+        folder: of the study.
+    """
+
+    scored: ScoredBlocks
+    asked: int
+    conditions: list[Condition]
+    reconstructions: Mapping[str, Reconstruction]
+    settings: Settings
+    reported: dict[str, Any]
+    folder: Path
+
+    def run(self, workshop: Workshop) -> dict[str, Any]:
+        """Everything that is found out about the conditions."""
+        task = self._task(workshop)
+        self._trainer(workshop.run.trainer).test(task, verbose=False)
+        return workshop.run.ranks.from_first(lambda: self._found(task, workshop))
+
+    def _task(self, workshop: Workshop) -> EvaluationTask:
+        replacements = {name: each.build(name, workshop) for name, each in self.reconstructions.items()}
+        return EvaluationTask(
+            workshop.activations.lm,
+            workshop.activations.site,
+            workshop.autoencoder,
+            self.scored,
+            self.conditions,
+            replacements,
+            self._surroundings(workshop),
+            self.settings,
+        )
+
+    def _trainer(self, trainer: Callable[..., Trainer]) -> Trainer:
+        return trainer(
+            precision="32-true", logger=False, callbacks=[progress_bar()], default_root_dir=self.folder
+        )
+
+    def _surroundings(self, workshop: Workshop) -> Surroundings | None:
+        """Read the site's surroundings if a condition asks for them."""
+        asked = any("surroundings" in each.needs for each in self.reconstructions.values())
+        asked = asked or any(
+            c.baseline is not None and c.baseline.needs != "nothing" for c in self.conditions
+        )
+        return workshop.surroundings() if asked else None
+
+    def _found(self, task: EvaluationTask, workshop: Workshop) -> dict[str, Any]:
+        summary = Summary(self.conditions, task.sums.compute(), self.settings.top_n)
+        found = result.findings(summary)
+        self._warn_of_few_documents(len(summary.tokens), workshop)
+        spliced = {n: entry for n, entry in found["conditions"].items() if n not in ("clean", "identity")}
+        _warn_of_noise(found["noise_floor"], spliced, workshop)
+        measurements = sum(entry["n"] for entry in spliced.values())
+        quality = task.quality.compute()
+        of_sae = ("l0", "explained_variance", "mse", "dead_fraction")
+        of_nfm = ("residual_explained", "interaction_share")
+        return {
+            "lm": {"clean_ce": found["conditions"]["clean"]["ce"]},
+            "positions": self.scored.num_tokens,
+            "documents": len(summary.tokens),
+            "measurements": measurements,
+            "sae": {key: quality[key] for key in of_sae},
+            "nfm": None if workshop.autoencoder.nfm is None else {key: quality[key] for key in of_nfm},
+            "evaluation": self.reported | {"position": self.scored.single},
+            **found,
+            "planted": result.planted(summary, workshop.autoencoder.plant),
+            "timing": {"eval_measurements_per_s": measurements / task.seconds},
+        }
+
+    def _warn_of_few_documents(self, num_documents: int, workshop: Workshop) -> None:
+        if num_documents < FEW_DOCUMENTS:
+            workshop.warn(
+                f"eval_tokens={self.asked}: from {num_documents} documents; below {FEW_DOCUMENTS}, intervals "
+                "over documents may be too narrow"
+            )
+
+
+def _warn_of_noise(floor: float | None, spliced: dict[str, Any], workshop: Workshop) -> None:
+    """Warn where rounding alone is a noticeable part of the smallest KL."""
+    smallest = min(spliced, key=lambda name: spliced[name]["kl"]["mean"])
+    kl = spliced[smallest]["kl"]["mean"]
+    if floor is not None and abs(floor) > NOISY * kl:
+        workshop.warn(
+            f"lm.dtype={workshop.activations.lm.dtype}: where nothing is replaced the KL is {floor:.3g} "
+            f"nats/token by rounding alone, {abs(floor) / kl:.1%} of KL({smallest}); a wider lm.dtype "
+            "lowers it"
+        )

@@ -1,0 +1,16 @@
+"""What a stage is."""
+
+from typing import Any, Protocol
+
+from sae_nfm.recipes.workshop import Workshop
+
+
+class Stage(Protocol):
+    """One step of a study."""
+
+    def run(self, workshop: Workshop) -> dict[str, Any]:
+        """Do it with what the stages before have made, and return its part of `result.json`.
+
+        The parts of all stages are merged, entry by entry.
+        """
+        ...
