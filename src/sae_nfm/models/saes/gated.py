@@ -45,8 +45,9 @@ class GatedSAE(SparseAutoencoder):
         self.l0 = l0
         self.lift_coefficient, self.dead_after = lift_coefficient, dead_after
         self.register_parameter("b_enc", None)  # gate and magnitude have a bias each
-        for name in ("b_gate", "b_mag", "r_mag"):
-            self.register_parameter(name, nn.Parameter(torch.zeros(d_sae)))
+        self.b_gate = nn.Parameter(torch.zeros(d_sae))
+        self.b_mag = nn.Parameter(torch.zeros(d_sae))
+        self.r_mag = nn.Parameter(torch.zeros(d_sae))
 
     def pre_activations(
         self, x: Float[Tensor, "token d_in"], latents: Int64[Tensor, " latent"] | slice = ALL
