@@ -80,7 +80,6 @@ def our_step(family: str, d_sae: int, l0: int, batches: list[Tensor]) -> Step:
     sae, normalizer = OURS[family](d_in, d_sae, l0), Normalizer(d_in)
     normalizer.fit(batches[0])
     sae.initialize_(normalizer(batches[0]))
-    at_l0_(family, sae, normalizer(batches[0]), l0)
     firing, objective = Firing(d_sae), Reconstruction()
     optimizer = torch.optim.Adam(sae.parameters(), lr=LR, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
@@ -90,7 +89,7 @@ def our_step(family: str, d_sae: int, l0: int, batches: list[Tensor]) -> Step:
         x = normalizer(next(stream))
         attempt = sae.attempt(x, firing)
         loss = sum(attempt.terms.values(), start=objective.of_activation(x, attempt.reconstruction))
-        firing.count(attempt.fired, len(x))
+        firing.count(attempt.fired, attempt.l0, len(x))
         firing.tokens_since.zero_()
         optimizer.zero_grad()
         loss.backward()
@@ -166,7 +165,7 @@ def sparsify_step(d_sae: int, k: int, batches: list[Tensor]) -> Step:
 
 @torch.no_grad()
 def at_l0_(family: str, sae: Any, x: Tensor, l0: int) -> None:
-    """Move biases or thresholds to where L0 is; both libraries call them alike."""
+    """Move a peer's biases or thresholds to where L0 is; ours starts there."""
     pre = (x - sae.b_dec) @ sae.W_enc
     height = pre.flatten().kthvalue(pre.numel() - l0 * len(x)).values
     for name, sign in DECIDES_L0.get(family, {}).items():
