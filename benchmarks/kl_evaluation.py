@@ -20,8 +20,8 @@ from transformers import AutoModelForCausalLM
 
 from sae_nfm import config
 from sae_nfm.__main__ import CONFIG_DIR
+from sae_nfm.launch.study import Study
 from sae_nfm.models.autoencoder import Autoencoder
-from sae_nfm.study import Study
 
 DRAWS, BATCH = 5, 8
 OVERRIDES = [

@@ -13,15 +13,15 @@ from statistics import mean, stdev
 from timing import markdown
 
 from sae_nfm.compare.measures import MARGINAL, RESIDUAL_EXPLAINED
-from sae_nfm.compare.studies import Study, read_studies
+from sae_nfm.compare.studies import ComparedStudy, read_studies
 from sae_nfm.compare.varied import sort_key, text, varied_settings
 
 RESULTS = Path(__file__).parent / "results" / "nfm_training.md"
 
 
-def rows(studies: Sequence[Study], keys: Sequence[str]) -> list[list[str]]:
+def rows(studies: Sequence[ComparedStudy], keys: Sequence[str]) -> list[list[str]]:
     """One row a setting: mean ± standard deviation over seeds of what was measured, best first."""
-    by_setting: dict[tuple[str, ...], list[Study]] = defaultdict(list)
+    by_setting: dict[tuple[str, ...], list[ComparedStudy]] = defaultdict(list)
     for study in sorted(studies, key=lambda study: [sort_key(study.setting(key)) for key in keys]):
         by_setting[tuple(text(study.setting(key)) for key in keys)].append(study)
     measured = [
@@ -32,7 +32,7 @@ def rows(studies: Sequence[Study], keys: Sequence[str]) -> list[list[str]]:
     return [[*setting, *(shown(*found) for found in values), str(n)] for setting, values, n in measured]
 
 
-def over_seeds(studies: Sequence[Study], measure: str) -> tuple[float, float]:
+def over_seeds(studies: Sequence[ComparedStudy], measure: str) -> tuple[float, float]:
     """Mean and standard deviation."""
     values = [read.value for study in studies if (read := study.values[measure])]
     return mean(values), stdev(values) if len(values) > 1 else float("nan")

@@ -1,6 +1,7 @@
 """Results as a study would write them, with numbers made up near the published ones."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,16 @@ KL = {  # mean KL, spread of log KL
     "zero": 8.4,
     "mean": 7.9,
 }
+ROLES = {  # of the others: control
+    "clean": "clean",
+    "sae": "sae",
+    "sae_linear": "linear",
+    "sae_interaction": "interaction",
+    "sae_nfm": "nfm",
+    "refit": "refit",
+    "zero": "zero",
+    "mean": "mean",
+}
 BASELINES = {"eps": 0.335, "cov": 0.91, "theta": 0.37, "real": 0.97, "permuted": 0.88, "norm_only": 0.02}
 EDGES = np.logspace(-6, 1.5, 61)
 
@@ -31,12 +42,20 @@ def around(value, width=0.01):
     return {"value": value, "ci95": sorted(interval(value, width))}
 
 
-def fake_condition(kl, draws, rng):
+def what(name):
+    """What a condition is, as a result says it."""
+    baseline, bracket, target = name.rstrip(")").rpartition("(")
+    role = "baseline" if bracket else ROLES.get(name, "control")
+    return {"role": role, "reconstruction": None if name == "clean" else target, "baseline": baseline or None}
+
+
+def fake_condition(name, kl, draws, rng):
     decay = 0.75 + 1.2 / np.sqrt(np.arange(1, CONTEXT))
     position = kl * decay / decay.mean() * rng.normal(1, 0.02, CONTEXT - 1)
     samples = np.log(kl + 1e-12) - 0.35 + rng.normal(0, 0.9, 4000)
     counts = np.histogram(np.exp(samples), EDGES)[0]
     return {
+        **what(name),
         "n": 20000 * draws,
         "draws": draws,
         "kl": {
@@ -110,15 +129,17 @@ def fake_result(
 ):
     """A result with these reconstructions, each but the ablations with all of these baselines."""
     rng = np.random.default_rng(seed)
-    kl = {name: KL[name] * scale for name in reconstructions}
+    kl = {name: KL.get(name, 1.0) * scale for name in reconstructions}
     kl |= {
-        f"{baseline}({name})": kl[name] * BASELINES[baseline] * rng.normal(1, 0.03)
+        f"{baseline}({name})": kl[name] * BASELINES.get(baseline, 0.5) * rng.normal(1, 0.03)
         for name in reconstructions
         if name not in ("zero", "mean")
         for baseline in baselines
     }
-    conditions = {"clean": fake_condition(0.0, 1, rng) | {"top1_agreement": 1.0, "by_position": {}}}
-    conditions |= {name: fake_condition(value, 5 if "(" in name else 1, rng) for name, value in kl.items()}
+    conditions = {"clean": fake_condition("clean", 0.0, 1, rng) | {"top1_agreement": 1.0, "by_position": {}}}
+    conditions |= {
+        name: fake_condition(name, value, 5 if "(" in name else 1, rng) for name, value in kl.items()
+    }
     ratios = {f"{n}/eps({n})": around(kl[n] / kl[f"eps({n})"]) for n in reconstructions if f"eps({n})" in kl}
     has_nfm = "sae_nfm" in kl
     if has_nfm:
@@ -137,6 +158,7 @@ def fake_result(
         "documents": 500,
         "measurements": 280000,
         "sae": {
+            "family": "topk",
             "d_sae": 1024,
             "k": 32,
             "l0": 32.0,
@@ -194,6 +216,32 @@ def swept_result(layer=3, k=32, nfm="full", seed=0, d_sae=1024):
         result["mse_reduction"] = around(gain * 0.77, 0.03)
         result["marginal_interaction"]["share"] = around(0.004 * scale * rng.normal(1, 0.3), 0.7)
     return result
+
+
+def renamed(result, names):
+    """The result of the same study under other names of its reconstructions."""
+
+    def rename(node):
+        if isinstance(node, dict):
+            return {new(key): value if key == "role" else rename(value) for key, value in node.items()}
+        if isinstance(node, list):
+            return [rename(item) for item in node]
+        return new(node) if isinstance(node, str) else node
+
+    def new(words):
+        return re.sub(r"\w+", lambda word: names.get(word[0], word[0]), words)
+
+    parts = ("conditions", "ratios", "pathology", "made_worse", "tests")
+    return result | {part: rename(result[part]) for part in parts}
+
+
+def without_roles(result):
+    """The result as it was written before conditions had roles."""
+    conditions = {
+        name: {key: value for key, value in entry.items() if key not in what(name)}
+        for name, entry in result["conditions"].items()
+    }
+    return result | {"conditions": conditions}
 
 
 def write_study(folder: Path, result: dict) -> Path:

@@ -10,14 +10,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from sae_nfm.recipes.site import SiteActivations
 
 from changed_lms import broken, changed_lm
 from fake_results import fake_result
 from full_disks import no_space, small_disk
-from sae_nfm import study
+from sae_nfm import config
 from sae_nfm.__main__ import CONFIG_DIR
 from sae_nfm.config import register
+from sae_nfm.launch import study
 from sae_nfm.store.store import Store
 from sae_nfm.training.checkpoints import BEFORE, LAST
 from sae_nfm.training.weights import WEIGHTS
@@ -47,7 +47,7 @@ def test_a_model_that_gives_nan_is_known_by_one_block(tmp_path, corpus_file, wei
     settings = [*Suite(tmp_path, corpus_file).settings, "lm=local", f"lm.path={folder}"]
     register()
     with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
-        activations = SiteActivations(compose("study", settings), Store(tmp_path / "artifacts"), "cpu")
+        activations = config.activations(compose("study", settings), Store(tmp_path / "artifacts"), "cpu")
     with pytest.raises(ValueError, match=named) as error:
         activations.check_finite()
     assert f"lm.path={folder}" in str(error.value)
@@ -161,7 +161,7 @@ def test_a_flipped_bit_in_an_artifact_is_named(suite, whole):
 def test_a_report_that_finds_no_room_does_not_cost_the_result(tmp_path, monkeypatch, caplog):
     told = []
     monkeypatch.setattr(
-        "sae_nfm.study.write_report", lambda found, folder: no_space(tmp_path / "report.html")
+        "sae_nfm.launch.study.write_report", lambda found, folder: no_space(tmp_path / "report.html")
     )
     study.report(found := fake_result(), tmp_path, SimpleNamespace(result=told.append))
     assert (

@@ -10,7 +10,7 @@ import sae_nfm
 HOUSE = Path(sae_nfm.__file__).parent
 ROOMS = (
     *("settings", "store", "lm", "data", "models", "interop", "measures", "training", "baselines", "recipes"),
-    *("evaluation", "findings", "stages", "config", "study", "launch", "api", "export", "__main__"),
+    *("evaluation", "findings", "stages", "config", "launch", "api", "export", "__main__"),
 )
 """Every room imports from itself and from those before it."""
 SHOWING = ("report", "compare", "tracking")
@@ -65,4 +65,4 @@ def test_no_class_is_longer_than_a_page_or_two():
 
 
 def test_the_study_reads_like_a_table_of_contents():
-    assert len((HOUSE / "study.py").read_text().splitlines()) <= LONGEST_STUDY
+    assert len((HOUSE / "launch" / "study.py").read_text().splitlines()) <= LONGEST_STUDY

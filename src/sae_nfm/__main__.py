@@ -1,7 +1,6 @@
 """`python -m sae_nfm [overrides]`: one study, or a sweep with `-m`."""
 
 import sys
-from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -10,11 +9,8 @@ from omegaconf import DictConfig
 
 from sae_nfm.launch.errors import errors_of_a_study, told_briefly
 from sae_nfm.launch.job import run_job
-from sae_nfm.settings.schema import register
+from sae_nfm.settings.schema import CONFIG_DIR, register
 from sae_nfm.store.processes import end_with_parent
-
-_HERE = Path(__file__).resolve().parent
-CONFIG_DIR = str(_HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parents[1] / "conf")
 
 
 @hydra.main(config_path=CONFIG_DIR, config_name="study", version_base="1.3")

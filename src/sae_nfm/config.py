@@ -4,7 +4,9 @@ import copy
 import logging
 from collections.abc import Iterable, Mapping
 from functools import partial
+from inspect import isclass
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, Literal
 
 import torch
@@ -20,18 +22,21 @@ from sae_nfm.evaluation.condition import Condition
 from sae_nfm.evaluation.condition import conditions as build_conditions
 from sae_nfm.evaluation.reconstructions import Reconstruction
 from sae_nfm.evaluation.task import Settings
+from sae_nfm.interop.fits import check_fits
+from sae_nfm.interop.published import Published
 from sae_nfm.lm.model import LanguageModel
 from sae_nfm.lm.site import Site
 from sae_nfm.models.least_squares import bytes_of, check_memory
 from sae_nfm.models.residuals.base import ResidualModel
 from sae_nfm.models.saes.base import SparseAutoencoder
 from sae_nfm.recipes.activations import SiteActivations
+from sae_nfm.recipes.published import PublishedSAE
 from sae_nfm.recipes.sae import TrainedSAE
 from sae_nfm.recipes.workshop import Order, Workshop
 from sae_nfm.settings.nodes import made, tried, typed
 from sae_nfm.settings.schema import plain as plain
 from sae_nfm.settings.schema import register as register
-from sae_nfm.settings.values import NotAllowed
+from sae_nfm.settings.values import NotAllowed, missing
 from sae_nfm.stages.dictionaries import MakeNFM, MakeSAE
 from sae_nfm.stages.evaluate import FEW_DOCUMENTS, Evaluate
 from sae_nfm.stages.stage import Stage
@@ -83,6 +88,11 @@ def activation_cache(cfg: DictConfig) -> ActivationCache | None:
     return None if cfg.activations is None else made(cfg.activations)
 
 
+def is_trained_here(cfg: DictConfig) -> bool:
+    """Whether `sae` is a family to train; otherwise it is a function that reads a published SAE."""
+    return isclass(resolve_name(cfg.sae._target_))
+
+
 def sae(node: DictConfig, d_in: int) -> SparseAutoencoder:
     """An untrained SAE."""
     return made(node, d_in=d_in)
@@ -124,18 +134,10 @@ def workshop(cfg: DictConfig, tracker: Tracker, ranks: Ranks) -> Workshop:
     """Where the study's things are made."""
     store = Store(cfg.artifacts, ranks, cfg.verify)
     at, how = activations(cfg, store, ranks.device), run(cfg, tracker, ranks)
-    trained = TrainedSAE(
-        name="sae",
-        node=plain(cfg.sae),
-        build=lambda node, d_in: made(_changed(cfg.sae, node), d_in=d_in),
-        normalizer=cfg.normalizer,
-        learning=learning(cfg, "sae"),
-        activations=at,
-        run=how,
-    )
+    trained = trained_sae(cfg, at, how) if is_trained_here(cfg) else None
     sizes = (cfg.evaluation.covariance_tokens, cfg.evaluation.bank_tokens)
     order = Order(
-        sae=trained,
+        sae=trained or published_sae(cfg, at),
         trained=trained,
         plant=None if cfg.plant is None else lambda: made(cfg.plant),
         plant_node=plain(cfg.plant),
@@ -144,6 +146,46 @@ def workshop(cfg: DictConfig, tracker: Tracker, ranks: Ranks) -> Workshop:
         surroundings=sizes,
     )
     return Workshop(store, at, how, order)
+
+
+def trained_sae(cfg: DictConfig, at: SiteActivations, how: Run) -> TrainedSAE:
+    """The recipe of an SAE that is trained here."""
+    return TrainedSAE(
+        name="sae",
+        node=plain(cfg.sae),
+        build=lambda node, d_in: made(_changed(cfg.sae, node), d_in=d_in),
+        normalizer=cfg.normalizer,
+        learning=learning(cfg, "sae"),
+        activations=at,
+        run=how,
+    )
+
+
+def published_sae(cfg: DictConfig, at: SiteActivations) -> PublishedSAE:
+    """The recipe of an SAE that was trained elsewhere.
+
+    Raises:
+        NotAllowed: it is of another width or another site.
+    """
+    read: Published = made(cfg.sae)
+    check_fits(read, at.lm.d_model, at.site)
+    return PublishedSAE(at, read)
+
+
+def at_its_site(cfg: DictConfig) -> DictConfig:
+    """The configuration with the layer and the hook that a published SAE's files give, where it has none."""
+    if cfg.layer is not None and cfg.hook is not None:
+        return cfg
+    if is_trained_here(cfg):
+        raise missing("layer" if cfg.layer is None else "hook")
+    claims = made(cfg.sae).claims
+    for setting, said in (("layer", claims.layer), ("hook", claims.hook)):
+        if cfg[setting] is None and said is None:
+            raise NotAllowed(
+                setting, None, f"the {setting} that it was trained at", "the SAE's files do not say"
+            )
+        cfg[setting] = said if cfg[setting] is None else cfg[setting]
+    return cfg
 
 
 def stages(cfg: DictConfig, workshop: Workshop, folder: Path) -> list[Stage]:
@@ -208,12 +250,17 @@ def conditions(cfg: DictConfig) -> list[Condition]:
     if unknown := [name for name in cfg.evaluation.matched if name not in known]:
         raise NotAllowed("evaluation.matched", unknown, f"evaluation.reconstructions={list(known)}")
     matched = [name for name in cfg.evaluation.matched if name in chosen]
-    return build_conditions(list(chosen), baselines, matched, cfg.evaluation.draws)
+    roles = {name: each.role for name, each in chosen.items()}
+    return build_conditions(roles, baselines, matched, cfg.evaluation.draws)
 
 
 def reconstructions(cfg: DictConfig) -> dict[str, Reconstruction]:
     """The reconstructions that the evaluation names, without those whose NFM or plant there is not."""
-    there_is = {"nfm": cfg.nfm is not None, "plant": cfg.plant is not None}
+    there_is = {
+        "nfm": cfg.nfm is not None,
+        "plant": cfg.plant is not None,
+        "trained_sae": is_trained_here(cfg),
+    }
     absent = {need for need, there in there_is.items() if not there}
     named: dict[str, Reconstruction] = _named(cfg.evaluation, "reconstructions", "reconstruction")
     found = {name: each for name, each in named.items() if not each.needs & absent}
@@ -304,10 +351,12 @@ def check(cfg: DictConfig) -> DictConfig:
     activation_cache(cfg)
     pool(cfg)
     learning(cfg, "sae").schedule()
+    cfg = at_its_site(cfg)
     with torch.device("meta"):
-        sae(cfg.sae, d_in=8)
+        if is_trained_here(cfg):
+            sae(cfg.sae, d_in=8)
         if cfg.nfm is not None:
-            nfm(cfg.nfm, cfg.sae.d_sae, 8)
+            nfm(cfg.nfm, 8, 8)
             learning(cfg, "nfm").schedule()
     conditions(cfg)
     if cfg.plant is not None:

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from fake_results import fake_result, swept_result, write_study
+from fake_results import fake_result, renamed, swept_result, without_roles, write_study
 from full_disks import small_disk
 from sae_nfm.compare.__main__ import main
 from sae_nfm.compare.studies import read_studies
@@ -110,6 +110,40 @@ def test_a_result_of_another_shape_is_named(sweep, part):
     assert len(studies) == 5
     assert problem.folder == path.parent
     assert f"its {part} are missing or not a mapping" in problem.reason
+
+
+@pytest.mark.parametrize(
+    "change", [lambda r: renamed(r, {"sae": "a", "sae_nfm": "b", "sae_linear": "zero"}), without_roles]
+)
+def test_what_conditions_are_called_changes_no_column(sweep, tmp_path, change):
+    for path in sweep.glob("*/result.json"):
+        write_study(tmp_path / "again" / path.parent.name, change(json.loads(path.read_text())))
+    again = tmp_path / "again"
+    assert main([str(sweep)]) == main([str(again)]) == 0
+    assert (sweep / "compare.csv").read_text() == (again / "compare.csv").read_text()
+    for path in (sweep / "figures").iterdir():
+        assert path.read_bytes() == (again / "figures" / path.name).read_bytes()
+
+
+def test_families_are_shown_and_k_only_where_there_is_one(tmp_path, capsys):
+    other = swept_result()
+    other["sae"] = {"family": "jumprelu", "d_sae": 1024, "l0": 41.7, "explained_variance": 0.8}
+    old = swept_result()
+    del old["sae"]["family"]
+    for name, result in (("new", swept_result(k=16)), ("other", other), ("old", old)):
+        write_study(tmp_path / name, result)
+    assert main([str(tmp_path)]) == 0
+    out, page = capsys.readouterr().out, (tmp_path / "compare.html").read_text(encoding="utf-8")
+    rows = {row["study"]: row for row in csv.DictReader((tmp_path / "compare.csv").open(encoding="utf-8"))}
+    assert {name: (row["sae_family"], row["k"], row["l0"]) for name, row in rows.items()} == {
+        "new": ("topk", "16", "16.0"),
+        "other": ("jumprelu", "", "41.7"),
+        "old": ("topk", "32", "32.0"),
+    }
+    for shown in ("topk, k 16", "topk, k 32", "jumprelu"):
+        assert shown in out
+        assert f">{shown}</td>" in page
+    assert "jumprelu, k" not in out + page
 
 
 def test_figures_of_an_earlier_comparison_go_and_others_stay(tmp_path):

@@ -2,13 +2,14 @@ import itertools
 from pathlib import Path
 
 from fake_results import swept_result
-from sae_nfm.compare.studies import Study
+from sae_nfm.compare.studies import ComparedStudy
 from sae_nfm.compare.varied import distinct, numeric, text, varied_settings
 from sae_nfm.report.page import flatten
 
 
 def study(result):
-    return Study(Path("x"), flatten(result["settings"]), result["choices"], {}, [])
+    settings = flatten(result["settings"])
+    return ComparedStudy(Path("x"), settings, result["choices"], "topk", None, {}, [])
 
 
 def varied(results):

@@ -105,7 +105,7 @@ def test_controls_are_built_of_what_the_workshop_makes(autoencoder):
     assert sized.W_1.shape[1] == CodesMLP.hidden_for(5000, 64, D, False)
     assert WideSAE().build("wide", bench).autoencoder.sae.d_sae == 128
     size = sum(parameter.numel() for parameter in autoencoder.sae.parameters())
-    node = {"control": "CodesMLP", "d_hidden": 8, "support": True}
+    node = {"_target_": "sae_nfm.models.residuals.mlp.CodesMLP", "d_hidden": 8, "support": True}
     assert bench.asked[0] == ("refit", refit)
     assert bench.asked[1] == ("bound", node, 3)
     assert bench.asked[3] == ("wide", size + 5000)

@@ -75,7 +75,7 @@ def evaluate(
     watched = Watched(lm)
     chosen = {"num_tokens": NUM_TOKENS, "with_bos": False, "replace": "all", "position": 4, **scored}
     blocks = ScoredBlocks(splits.test, **chosen, batch_size=batch_size)
-    named = conditions(list(RECONSTRUCTIONS), baselines, list(RECONSTRUCTIONS), draws)
+    named = conditions(dict.fromkeys(RECONSTRUCTIONS, "sae"), baselines, list(RECONSTRUCTIONS), draws)
     settings = Settings(rows=rows, top_n=0, save_tokens=save_tokens, seed=seed)
     autoencoder = make_autoencoder(lm.d_model)
     task = EvaluationTask(watched, site, autoencoder, blocks, named, RECONSTRUCTIONS, surroundings, settings)
@@ -338,7 +338,7 @@ def test_what_reconstructions_call_moves_with_the_task(lm, splits):
     blocks = ScoredBlocks(splits.test, 10, False, "all", 1, 4)
     settings = Settings(rows=1, top_n=0, save_tokens=None, seed=0)
     made = {"sae": FromParts([]), "wide_sae": wide}
-    named = conditions(list(made), {}, [], 1)
+    named = conditions(dict.fromkeys(made, "sae"), {}, [], 1)
     task = EvaluationTask(lm, SITE, make_autoencoder(lm.d_model), blocks, named, made, None, settings)
     task.double()
     assert wide.autoencoder.sae.W_dec.dtype == torch.float64

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from sae_nfm.baselines.matched import Eps
-from sae_nfm.evaluation.condition import Condition
+from sae_nfm.evaluation.condition import conditions
+from sae_nfm.findings.entries import entries
 from sae_nfm.findings.result import findings
 from sae_nfm.findings.statistics import clustered_t, unpaired_t
 from sae_nfm.findings.summary import Summary
@@ -19,13 +20,10 @@ MEAN_KL = {
 MEASURES = measures(0)
 
 
-def condition(name):
-    baseline, _, target = name.rstrip(")").rpartition("(")
-    plain = None if name == "clean" else target
-    return Condition(name, plain, Eps() if baseline else None, 1)
-
-
-CONDITIONS = [condition(name) for name in MEAN_KL]
+ROLES = {
+    "sae": "sae", "sae_linear": "linear", "sae_nfm": "nfm", "refit": "refit", "codes_bound": "codes_bound",
+}  # fmt: skip
+CONDITIONS = conditions(ROLES, {"eps": Eps()}, ["sae", "sae_nfm"], 1)
 
 
 def summary_of(kl, mse, documents):
@@ -117,7 +115,7 @@ def test_intervals_by_position_hold_the_truth_where_documents_have_many_blocks(n
         generator = np.random.default_rng((4, seed))
         between = generator.normal(0, 0.2**0.5, num_documents)[documents]
         kl = 5 + between + generator.normal(0, 0.8**0.5, documents.shape)
-        found = summary_of(np.stack([0 * kl, kl]), np.stack([0 * kl, kl]), documents).condition("sae")
+        found = entries(summary_of(np.stack([0 * kl, kl]), np.stack([0 * kl, kl]), documents))["sae"]
         holds += [low <= 5 <= high for low, high in found["by_position"]["ci95"]]
         margin = 1.96 * kl.std(0, ddof=1) / len(kl) ** 0.5
         naive += list(np.abs(kl.mean(0) - 5) <= margin)

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from sae_nfm.findings.statistics import (
-    Estimate,
+    Jackknife,
     clustered_t,
     holm,
     unpaired_t,
@@ -61,20 +61,20 @@ def test_the_jackknife_of_a_mean_of_equal_documents_is_its_t_interval():
     means = np.random.default_rng(1).normal(0.2, 1, 30)
     without = (means.sum() - means) / 29
     expected = stats.t.interval(0.95, 29, means.mean(), stats.sem(means))
-    assert Estimate.of(means.mean(), without).ci95 == pytest.approx(expected, rel=1e-9)
+    assert Jackknife.of(means.mean(), without).ci95 == pytest.approx(expected, rel=1e-9)
 
 
 def test_the_jackknife_of_a_ratio_is_close_to_the_sandwich_estimator(data):
     sums, tokens, _ = data
-    estimate = Estimate.of(sums.sum() / tokens.sum(), (sums.sum() - sums) / (tokens.sum() - tokens))
+    estimate = Jackknife.of(sums.sum() / tokens.sum(), (sums.sum() - sums) / (tokens.sum() - tokens))
     margin = stats.t.ppf(0.975, len(tokens) - 1) * clustered_t(sums, tokens)["standard_error"]
     assert estimate.ci95[1] - estimate.value == pytest.approx(margin, rel=0.1)
     assert estimate.value - estimate.ci95[0] > margin  # it never is narrower
 
 
 def test_documents_that_are_all_alike_leave_no_interval():
-    estimate = Estimate.of(2.5, np.full(9, 2.5))
-    assert estimate == Estimate(2.5, (2.5, 2.5))
+    estimate = Jackknife.of(2.5, np.full(9, 2.5))
+    assert estimate == Jackknife(2.5, (2.5, 2.5))
     assert estimate.shows_more_than(2.4)
     assert not estimate.shows_more_than(2.5)
 
@@ -115,6 +115,6 @@ def test_a_constant_difference_without_error_is_certain():
 
 
 def test_more_is_shown_only_where_the_whole_interval_lies_above():
-    estimate = Estimate(1.0, (0.5, 1.5))
+    estimate = Jackknife(1.0, (0.5, 1.5))
     assert estimate.shows_more_than(0.4)
     assert not estimate.shows_more_than(0.6)

@@ -5,12 +5,9 @@ from sae_nfm.report.estimates import (
     Estimate,
     estimate,
     format_estimate,
-    grouped_conditions,
     kl_ratio,
     kl_reduction,
-    label,
     mse_reduction,
-    split_name,
 )
 from sae_nfm.report.headline import facts, headline
 
@@ -44,20 +41,6 @@ def test_what_is_not_a_finite_number_is_no_estimate():
 def test_complement_and_negative_scale_keep_the_interval_in_order():
     assert Estimate(0.7, 0.6, 0.8).complement() == pytest.approx((0.3, 0.2, 0.4))
     assert Estimate(0.7, 0.6, 0.8).scaled(-1) == (-0.7, -0.8, -0.6)
-
-
-def test_names_split_into_baseline_and_reconstruction():
-    assert split_name("eps(sae_nfm)") == ("eps", "sae_nfm")
-    assert split_name("sae_nfm") == (None, "sae_nfm")
-    assert label("cov(sae)") == "SAE: covariance-matched"
-    assert label("invented(other)") == "other: invented"
-
-
-def test_reconstructions_come_before_their_own_baselines():
-    conditions = ["cov(sae)", "eps(sae_nfm)", "odd", "sae_nfm", "eps(sae)", "sae", "clean"]
-    groups = grouped_conditions({"conditions": dict.fromkeys(conditions)})
-    assert list(groups) == ["clean", "sae", "sae_nfm", "odd"]
-    assert groups["sae"] == ["sae", "eps(sae)", "cov(sae)"]
 
 
 def test_ratios_come_from_the_study_and_else_from_the_means():
@@ -116,6 +99,16 @@ def test_the_change_of_the_ratio_to_random_errors_is_said_as_its_interval_allows
     assert said(-0.3, -0.4, -0.2).endswith("that multiple is lower by 0.30 (95% interval 0.20 to 0.40).")
     assert said(0.3, 0.2, 0.4).endswith("that multiple is higher by 0.30 (95% interval 0.20 to 0.40).")
     assert said(0.1, -0.2, 0.4).endswith("The NFM does not change that multiple beyond chance.")
+
+
+def test_the_facts_name_the_family_and_k_only_where_it_has_one():
+    result = fake_result()
+    assert {"topk SAE of 1,024 latents", "L0 32", "k 32"} <= set(facts(result))
+    result["sae"] = {"family": "jumprelu", "d_sae": 1024, "l0": 41.7, "explained_variance": 0.8}
+    assert {"jumprelu SAE of 1,024 latents", "L0 41.7"} <= set(facts(result))
+    assert not [fact for fact in facts(result) if fact.startswith("k ")]
+    del result["sae"]["family"]
+    assert "topk SAE of 1,024 latents" in facts(result)  # the only one that there was
 
 
 def test_parts_that_were_trained_together_are_not_taken_for_the_best_of_each():

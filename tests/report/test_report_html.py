@@ -83,7 +83,8 @@ def test_what_the_study_says_is_text_and_never_markup(tmp_path):
     result["settings"][bad] = bad
     result["environment"]["git"] = bad
     result["choices"]["lm"] = bad
-    result["conditions"][bad] = result["conditions"]["sae_linear"]
+    result["conditions"][bad] = result["conditions"]["sae_linear"] | {"reconstruction": bad}
+    result["artifacts"] = {bad: {"kind": bad, "fingerprint": bad, "path": bad}}
     result["tests"][0]["a"] = bad
     text = report(result, tmp_path)
     assert "<script" not in text
@@ -107,6 +108,26 @@ def test_any_set_of_conditions_makes_a_page(result, tmp_path):
     assert "Reproduce" in page.text
     assert "None" not in page.text.replace("nfm None", "")
     assert "nan" not in page.text.split()
+
+
+def test_artifacts_are_listed_by_name_where_the_result_has_them(tmp_path):
+    made = {
+        "sae": {"kind": "sae", "fingerprint": "0123abcd", "path": "artifacts/sae/0123abcd"},
+        "wide_sae": {"kind": "sae", "fingerprint": "4567ef", "path": "artifacts/sae/4567ef"},
+    }
+    text = Page(report(fake_result() | {"artifacts": made}, tmp_path)).text
+    assert "Artifacts by name" in text
+    assert "wide_sae sae 4567ef artifacts/sae/4567ef" in text
+    assert "Artifacts by name" not in Page(report(fake_result(), tmp_path)).text
+
+
+def test_an_sae_without_k_is_shown_by_its_family_and_l0(tmp_path):
+    result = fake_result()
+    result["sae"] = {"family": "jumprelu", "d_sae": 1024, "l0": 41.7}
+    del result["settings"]["sae"]["k"]
+    text = Page(report(result, tmp_path)).text
+    assert "jumprelu SAE of 1,024 latents · L0 41.7 ·" in text
+    assert "sae.k" not in text
 
 
 def test_warnings_stand_above_what_was_found(tmp_path):
@@ -133,7 +154,8 @@ def test_showing_needs_nothing_of_what_computes():
     code = (
         "import sys, sae_nfm.report.html, sae_nfm.compare.__main__; "
         "bad = [m for m in sys.modules if m in ('torch', 'lightning', 'hydra', 'matplotlib.pyplot') "
-        "or m.startswith('sae_nfm.') and m.split('.')[1] not in ('report', 'compare', 'files')]; "
+        "or m.startswith('sae_nfm.') and m.split('.')[1] not in ('report', 'compare') "
+        "and m not in ('sae_nfm.store', 'sae_nfm.store.files')]; "
         "sys.exit(str(bad) if bad else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
-from fake_results import fake_result
+from fake_results import fake_result, renamed
 from sae_nfm import config
 from sae_nfm.__main__ import CONFIG_DIR
 from sae_nfm.compare.studies import read_studies
@@ -95,7 +95,7 @@ def check_evaluation(evaluation, result):
     columns, rows = evaluation.table("conditions")
     assert [row[0] for row in rows][:4] == ["clean", "sae", "eps(sae)", "cov(sae)"]
     row = dict(zip(columns, rows[2], strict=True))
-    assert (row["reconstruction"], row["baseline"]) == ("sae", "eps")
+    assert (row["role"], row["reconstruction"], row["baseline"]) == ("baseline", "sae", "eps")
     assert row["kl"] == result["conditions"]["eps(sae)"]["kl"]["mean"]
     images = {name.split(".")[0] for name in evaluation.summary if name.startswith("figures/")}
     assert images == {
@@ -165,6 +165,17 @@ def test_what_was_not_measured_is_left_out():
     assert {"kl/sae/mean", "pathology/sae", "sae/l0"} <= set(found)
     assert not any(name.startswith(("nfm", "reduction", "marginal", "sae/dead")) for name in found)
     assert summary({"conditions": {"sae": {"kl": {"mean": 1.0}}}}) == {"kl/sae/mean": 1.0}
+
+
+def test_headlines_keep_their_names_whatever_the_conditions_are_called():
+    result = fake_result()
+    found, again = summary(result), summary(renamed(result, {"sae": "plain", "sae_nfm": "both"}))
+    of_conditions = ("kl/", "ce_increase/", "top1_agreement/", "l2/", "mse/", "cosine/", "pathology/")
+    headlines = {name: value for name, value in found.items() if not name.startswith(of_conditions)}
+    assert headlines.items() <= again.items()
+    assert {"reduction", "pathology_change", "marginal_interaction"} <= set(headlines)
+    assert again["kl/both/mean"] == found["kl/sae_nfm/mean"]
+    assert again["pathology/plain"] == found["pathology/sae"]
 
 
 def test_comparing_overlooks_wandbs_own_files(tmp_path):

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from sae_nfm.compare.measures import EXPLAINED_VARIANCE, MARGINAL, MSE_REDUCTION, REDUCTION, Measure
 from sae_nfm.compare.over_settings import draw_over_setting, draw_over_two
-from sae_nfm.compare.studies import Study
+from sae_nfm.compare.studies import ComparedStudy
 from sae_nfm.compare.varied import distinct, numeric, text
 from sae_nfm.report.plotstyle import GRAY, SERIES, draw_cross, mark_equal_reductions, new_figure, save, styled
 
@@ -29,7 +29,7 @@ class Drawn(NamedTuple):
     caption: str
 
 
-def draw_comparison(studies: Sequence[Study], varied: Sequence[str], folder: Path) -> list[Drawn]:
+def draw_comparison(studies: Sequence[ComparedStudy], varied: Sequence[str], folder: Path) -> list[Drawn]:
     """Draw every figure that the studies have the data for, and remove those of an earlier comparison.
 
     Args:
@@ -53,7 +53,7 @@ def draw_comparison(studies: Sequence[Study], varied: Sequence[str], folder: Pat
 
 
 def _over_settings(
-    studies: Sequence[Study], varied: Sequence[str]
+    studies: Sequence[ComparedStudy], varied: Sequence[str]
 ) -> list[tuple[str, str, str, Figure | None]]:
     numbers = [key for key in varied if numeric(distinct(studies, key)) and key != "seed"]
     words = [key for key in varied if key not in numbers and len(distinct(studies, key)) <= _MOST_VALUES]
@@ -74,7 +74,9 @@ def _slug(key: str) -> str:
     return re.sub(r"\W+", "_", key)
 
 
-def _reductions(studies: Sequence[Study], varied: Sequence[str]) -> tuple[str, str, str, Figure | None]:
+def _reductions(
+    studies: Sequence[ComparedStudy], varied: Sequence[str]
+) -> tuple[str, str, str, Figure | None]:
     figure = new_figure(11, 6)
     axes = figure.add_subplot()
     found = _scatter(axes, studies, varied, MSE_REDUCTION, REDUCTION)
@@ -87,7 +89,7 @@ def _reductions(studies: Sequence[Study], varied: Sequence[str]) -> tuple[str, s
 
 
 def _gain_against_quality(
-    studies: Sequence[Study], varied: Sequence[str]
+    studies: Sequence[ComparedStudy], varied: Sequence[str]
 ) -> tuple[str, str, str, Figure | None]:
     figure = new_figure(13, 5.4)
     left, right = figure.subplots(1, 2)
@@ -103,7 +105,7 @@ def _gain_against_quality(
 
 
 def _scatter(
-    axes: Axes, studies: Sequence[Study], varied: Sequence[str], across: Measure, up: Measure
+    axes: Axes, studies: Sequence[ComparedStudy], varied: Sequence[str], across: Measure, up: Measure
 ) -> int:
     """Draw a point per study, told apart by the first setting that takes few values; return how many."""
     points = [

@@ -3,14 +3,15 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from sae_nfm.report.conditions import of_role
 from sae_nfm.report.estimates import (
     Estimate,
     condition_kl,
     estimate,
-    kl_ratio,
     kl_reduction,
     lookup,
     mse_reduction,
+    pathology,
 )
 
 
@@ -37,22 +38,23 @@ def _at(*keys: str) -> Callable[[Mapping[str, Any]], Estimate | None]:
     return lambda result: estimate(lookup(result, *keys))
 
 
+def _of(
+    role: str, read: Callable[[Mapping[str, Any], str | None], Estimate | None]
+) -> Callable[[Mapping[str, Any]], Estimate | None]:
+    """Read a figure of the first condition that has a role."""
+    return lambda result: read(result, of_role(result, role))
+
+
 EXPLAINED_VARIANCE = Measure(
     "explained_variance", "explained variance", _at("sae", "explained_variance"), "%", 1
 )
 L0 = Measure("l0", "L0", _at("sae", "l0"), decimals=1)
-KL_SAE = Measure("kl_sae", "KL of SAE", lambda result: condition_kl(result, "sae"))
-KL_NFM = Measure("kl_sae_nfm", "KL of SAE + NFM", lambda result: condition_kl(result, "sae_nfm"))
-PATHOLOGY_SAE = Measure(
-    "pathology_sae", "SAE ÷ ε", lambda result: kl_ratio(result, "sae", "eps(sae)"), "×", 2
-)
-PATHOLOGY_NFM = Measure(
-    "pathology_sae_nfm", "SAE + NFM ÷ ε", lambda result: kl_ratio(result, "sae_nfm", "eps(sae_nfm)"), "×", 2
-)
-REDUCTION = Measure("reduction", "KL reduction", lambda result: kl_reduction(result, "sae_nfm"), "%", 1)
-MSE_REDUCTION = Measure(
-    "mse_reduction", "MSE reduction", lambda result: mse_reduction(result, "sae_nfm"), "%", 1
-)
+KL_SAE = Measure("kl_sae", "KL of SAE", _of("sae", condition_kl))
+KL_NFM = Measure("kl_sae_nfm", "KL of SAE + NFM", _of("nfm", condition_kl))
+PATHOLOGY_SAE = Measure("pathology_sae", "SAE ÷ ε", _of("sae", pathology), "×", 2)
+PATHOLOGY_NFM = Measure("pathology_sae_nfm", "SAE + NFM ÷ ε", _of("nfm", pathology), "×", 2)
+REDUCTION = Measure("reduction", "KL reduction", _of("nfm", kl_reduction), "%", 1)
+MSE_REDUCTION = Measure("mse_reduction", "MSE reduction", _of("nfm", mse_reduction), "%", 1)
 MARGINAL = Measure(
     "marginal_interaction_share", "marginal interaction", _at("marginal_interaction", "share"), "%", 2
 )

@@ -18,10 +18,10 @@ from sae_nfm.compare.measures import (
     REDUCTION,
     Measure,
 )
-from sae_nfm.compare.studies import Study
+from sae_nfm.compare.studies import ComparedStudy
 from sae_nfm.compare.varied import distinct, numeric, text
 from sae_nfm.report.estimates import Estimate
-from sae_nfm.report.plotstyle import DOTTED, SERIES, condition_style, new_figure
+from sae_nfm.report.plotstyle import DOTTED, SERIES, new_figure, role_style
 
 _PANELS = (
     ("KL, nats/token", (KL_SAE, KL_NFM)),
@@ -35,7 +35,7 @@ _MOST_NUMBERS = 64  # written into the cells of a heatmap
 _LOGARITHMIC = 8  # ratio of the largest to the smallest value from which an axis is logarithmic
 
 
-def draw_over_setting(studies: Sequence[Study], key: str, others: Sequence[str]) -> Figure | None:
+def draw_over_setting(studies: Sequence[ComparedStudy], key: str, others: Sequence[str]) -> Figure | None:
     """Every headline measure over one setting, a line for each combination of the others.
 
     Seeds are replicates: they share a line, and its bars then span them instead of a study's own interval.
@@ -44,7 +44,7 @@ def draw_over_setting(studies: Sequence[Study], key: str, others: Sequence[str])
     if not panels:
         return None
     others = [other for other in others if other not in (key, "seed")]
-    groups: dict[str, list[Study]] = {}
+    groups: dict[str, list[ComparedStudy]] = {}
     for study in studies:
         name = ", ".join(f"{other.rpartition('.')[2]}={text(study.setting(other))}" for other in others)
         groups.setdefault(name, []).append(study)
@@ -61,7 +61,7 @@ def draw_over_setting(studies: Sequence[Study], key: str, others: Sequence[str])
     return figure
 
 
-def _draw_measure(axes: Axes, groups: dict[str, list[Study]], key: str, measure: Measure) -> None:
+def _draw_measure(axes: Axes, groups: dict[str, list[ComparedStudy]], key: str, measure: Measure) -> None:
     everything = [study for group in groups.values() for study in group]
     places = _places(distinct(everything, key))
     line = "-" if numeric(distinct(everything, key)) else "none"
@@ -70,7 +70,7 @@ def _draw_measure(axes: Axes, groups: dict[str, list[Study]], key: str, measure:
             style = DOTTED if measure in _OF_SAE else style
             _draw_curve(axes, group, places, key, measure, colour, marker, style if line == "-" else line)
         return
-    colour, marker, _ = condition_style("sae" if measure in _OF_SAE else "sae_nfm")
+    colour, marker, _ = role_style("sae" if measure in _OF_SAE else "nfm")
     if len(groups) > 1:
         for group in groups.values():
             curve = _curve(group, key, measure)
@@ -79,7 +79,7 @@ def _draw_measure(axes: Axes, groups: dict[str, list[Study]], key: str, measure:
     _draw_curve(axes, _comparable(groups, key, measure), places, key, measure, colour, marker, line)
 
 
-def _comparable(groups: dict[str, list[Study]], key: str, measure: Measure) -> list[Study]:
+def _comparable(groups: dict[str, list[ComparedStudy]], key: str, measure: Measure) -> list[ComparedStudy]:
     """The studies of the groups that were measured at every value: a mean of others would mix effects."""
     everything = [study for group in groups.values() for study in group]
     values = set(_curve(everything, key, measure))
@@ -90,7 +90,7 @@ def _comparable(groups: dict[str, list[Study]], key: str, measure: Measure) -> l
 
 def _draw_curve(
     axes: Axes,
-    group: list[Study],
+    group: list[ComparedStudy],
     places: dict[str, float],
     key: str,
     measure: Measure,
@@ -109,7 +109,7 @@ def _draw_curve(
     axes.plot(x, y, color=colour, marker=marker, mfc=face, ms=8, mew=1.6, lw=2, ls=style)
 
 
-def _curve(group: Sequence[Study], key: str, measure: Measure) -> dict[str, Estimate]:
+def _curve(group: Sequence[ComparedStudy], key: str, measure: Measure) -> dict[str, Estimate]:
     """The measure at each value of the setting: a study's own, or the mean and range of several."""
     found: dict[str, list[Estimate]] = {}
     for study in group:
@@ -167,8 +167,8 @@ def _legend(groups: list[str]) -> list[Line2D]:
         ]
     mean = " (thin: each combination; thick: mean of those at every value)" if len(groups) > 1 else ""
     styles = (
-        ("SAE", condition_style("sae"), "white"),
-        (f"SAE + NFM{mean}", condition_style("sae_nfm"), None),
+        ("SAE", role_style("sae"), "white"),
+        (f"SAE + NFM{mean}", role_style("nfm"), None),
     )
     return [
         Line2D([], [], color=colour, marker=marker, mfc=face or colour, ms=8, lw=2, label=name)
@@ -176,7 +176,7 @@ def _legend(groups: list[str]) -> list[Line2D]:
     ]
 
 
-def draw_over_two(studies: Sequence[Study], across: str, up: str) -> Figure | None:
+def draw_over_two(studies: Sequence[ComparedStudy], across: str, up: str) -> Figure | None:
     """Headline measures over two settings; the mean where several studies share a cell."""
     measures = [
         measure

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from sae_nfm.compare.figures import Drawn
 from sae_nfm.compare.measures import MARGINAL, MEASURES, REDUCTION
-from sae_nfm.compare.studies import Problem, Study
+from sae_nfm.compare.studies import ComparedStudy, Problem
 from sae_nfm.compare.tables import counted, shown_folder, warning_lines
 from sae_nfm.compare.varied import numeric, text
 from sae_nfm.report.page import Html, figure, join, number_cell, page, table, tag
@@ -29,7 +29,7 @@ document.querySelectorAll("th button").forEach(button => button.addEventListener
 
 
 def write_page(
-    studies: Sequence[Study],
+    studies: Sequence[ComparedStudy],
     varied: Sequence[str],
     problems: Sequence[Problem],
     figures: Sequence[Drawn],
@@ -38,6 +38,7 @@ def write_page(
 ) -> Path:
     """Write the self-contained page; studies are linked relative to it."""
     headings = [_heading(key) for key in varied]
+    headings.append(_heading("SAE"))
     headings += [_heading(measure.heading, class_="number") for measure in MEASURES]
     headings.append(_heading("study"))
     rows = (_row(study, varied, path.parent, top) for study in studies)
@@ -65,12 +66,13 @@ def _heading(words: str, **attributes: str) -> Html:
     return tag("th", tag("button", words, type="button"), **attributes)
 
 
-def _row(study: Study, varied: Sequence[str], home: Path, top: Path) -> Html:
+def _row(study: ComparedStudy, varied: Sequence[str], home: Path, top: Path) -> Html:
     cells = []
     for key in varied:
         value = study.setting(key)
         kind = {"class_": "number"} if numeric([value]) else {}
         cells.append(tag("td", text(value), data_sort="" if value is None else text(value), **kind))
+    cells.append(tag("td", study.sae, data_sort=study.sae))
     for measure in MEASURES:
         read = study.values[measure.name]
         sort = "" if read is None else repr(read.value)
@@ -81,7 +83,7 @@ def _row(study: Study, varied: Sequence[str], home: Path, top: Path) -> Html:
     return tag("tr", *cells, tag("td", link, data_sort=name, class_="name"))
 
 
-def _headline(studies: Sequence[Study]) -> str:
+def _headline(studies: Sequence[ComparedStudy]) -> str:
     gains = [read.value for study in studies if (read := study.values[REDUCTION.name])]
     if not gains:
         return f"{counted(studies)}, none with an NFM."
@@ -92,7 +94,7 @@ def _headline(studies: Sequence[Study]) -> str:
     )
 
 
-def _gains(studies: Sequence[Study]) -> list[str]:
+def _gains(studies: Sequence[ComparedStudy]) -> list[str]:
     """How often interactions gain anything beyond the linear part."""
     shares = [read for study in studies if (read := study.values[MARGINAL.name]) and read.low is not None]
     if not shares:
@@ -104,7 +106,7 @@ def _gains(studies: Sequence[Study]) -> list[str]:
     ]
 
 
-def _warnings(studies: Sequence[Study], top: Path) -> Html:
+def _warnings(studies: Sequence[ComparedStudy], top: Path) -> Html:
     lines = warning_lines(studies, top)
     return join([tag("h2", "Warnings"), tag("ul", *(tag("li", line) for line in lines))]) if lines else Html()
 

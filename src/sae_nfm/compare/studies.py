@@ -7,24 +7,31 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sae_nfm.compare.measures import MEASURES
-from sae_nfm.report.estimates import Estimate
+from sae_nfm.report.estimates import Estimate, lookup, number, sae_family
 from sae_nfm.report.page import flatten
 
 SCHEMA = 1  # of the results that this version reads
 
 
-class Study(NamedTuple):
+class ComparedStudy(NamedTuple):
     """What a comparison keeps of one study."""
 
     folder: Path
     settings: dict[str, Any]  # flat, keys as on the command line
     choices: dict[str, str]  # config group → the option taken
+    family: str | None  # of the SAE
+    k: float | None  # of a family that has one
     values: dict[str, Estimate | None]  # by the name of the measure
     warnings: list[str]
 
     def setting(self, key: str) -> Any:
         """The option taken for a config group, or the value of a setting; None if it has neither."""
         return self.choices.get(key, self.settings.get(key))
+
+    @property
+    def sae(self) -> str:
+        """The SAE's family, with k where it has one."""
+        return (self.family or "–") + ("" if self.k is None else f", k {self.k:g}")
 
 
 class Problem(NamedTuple):
@@ -34,7 +41,7 @@ class Problem(NamedTuple):
     reason: str
 
 
-def read_studies(folders: Iterable[Path]) -> tuple[list[Study], list[Problem]]:
+def read_studies(folders: Iterable[Path]) -> tuple[list[ComparedStudy], list[Problem]]:
     """Read every `result.json` below the folders, each once.
 
     Returns:
@@ -60,17 +67,19 @@ def _jobs(top: Path) -> Iterator[Path]:
             yield Path(folder)
 
 
-def _read(folder: Path) -> Study:
+def _read(folder: Path) -> ComparedStudy:
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     if not isinstance(result, dict) or result.get("schema") != SCHEMA:
         raise ValueError(f"not a result of schema {SCHEMA}")
     for part in ("conditions", "settings", "choices"):
         if not isinstance(result.get(part), dict):
             raise ValueError(f"its {part} are missing or not a mapping")
-    return Study(
+    return ComparedStudy(
         folder=folder,
         settings=flatten(result["settings"]),
         choices=result["choices"],
+        family=sae_family(result),
+        k=number(lookup(result, "sae", "k")),
         values={measure.name: measure.read(result) for measure in MEASURES},
         warnings=[str(warning) for warning in result.get("warnings") or []],
     )

@@ -10,14 +10,18 @@ from rich.table import Table
 from rich.text import Text
 
 from sae_nfm.compare.measures import MEASURES
-from sae_nfm.compare.studies import Problem, Study
+from sae_nfm.compare.studies import ComparedStudy, Problem
 from sae_nfm.compare.varied import text
 from sae_nfm.report.estimates import format_parts
 from sae_nfm.store.files import replacing
 
 
 def print_table(
-    studies: Sequence[Study], varied: Sequence[str], problems: Sequence[Problem], top: Path, console: Console
+    studies: Sequence[ComparedStudy],
+    varied: Sequence[str],
+    problems: Sequence[Problem],
+    top: Path,
+    console: Console,
 ) -> None:
     """Print a row per study, with intervals where they fit, and name what could not be read."""
     whole = _table(studies, varied, top, intervals=True)
@@ -41,7 +45,7 @@ def shown_folder(folder: Path, top: Path) -> str:
     return str(folder.relative_to(top)) if folder.is_relative_to(top) and folder != top else str(folder)
 
 
-def warning_lines(studies: Sequence[Study], top: Path) -> list[str]:
+def warning_lines(studies: Sequence[ComparedStudy], top: Path) -> list[str]:
     """Every warning once, after the studies that it is of."""
     of: dict[str, list[str]] = {}
     for study in studies:
@@ -53,20 +57,21 @@ def warning_lines(studies: Sequence[Study], top: Path) -> list[str]:
     ]
 
 
-def counted(studies: Sequence[Study]) -> str:
+def counted(studies: Sequence[ComparedStudy]) -> str:
     """`1 study`, `2 studies`."""
     return f"{len(studies)} {'study' if len(studies) == 1 else 'studies'}"
 
 
-def _table(studies: Sequence[Study], varied: Sequence[str], top: Path, intervals: bool) -> Table:
+def _table(studies: Sequence[ComparedStudy], varied: Sequence[str], top: Path, intervals: bool) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title=counted(studies), title_justify="left")
     for key in varied or ["study"]:
         table.add_column(Text(key), style="bold")
+    table.add_column("SAE")
     for measure in MEASURES:
         table.add_column(measure.heading, justify="right", overflow="fold")
     for study in studies:
         cells = [Text(text(study.setting(key))) for key in varied]
-        cells = cells or [Text(shown_folder(study.folder, top))]
+        cells = [*(cells or [Text(shown_folder(study.folder, top))]), Text(study.sae)]
         for measure in MEASURES:
             value, interval = format_parts(study.values[measure.name], measure.decimals, measure.unit)
             cell = Text(value)
@@ -77,15 +82,16 @@ def _table(studies: Sequence[Study], varied: Sequence[str], top: Path, intervals
     return table
 
 
-def write_csv(studies: Sequence[Study], varied: Sequence[str], path: Path, top: Path) -> Path:
-    """Write a line per study: the varied settings, then every measure with its interval's ends."""
+def write_csv(studies: Sequence[ComparedStudy], varied: Sequence[str], path: Path, top: Path) -> Path:
+    """Write a line per study: the varied settings, the SAE, then every measure with its interval's ends."""
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         measures = [name for m in MEASURES for name in (m.name, f"{m.name}_low", f"{m.name}_high")]
-        writer.writerow(["study", *varied, *measures, "warnings"])
+        writer.writerow(["study", *varied, "sae_family", "k", *measures, "warnings"])
         for study in studies:
             settings = ["" if (value := study.setting(key)) is None else text(value) for key in varied]
             values = [part for m in MEASURES for part in study.values[m.name] or (None, None, None)]
+            k = None if study.k is None else f"{study.k:g}"
             folder, warnings = shown_folder(study.folder, top), " | ".join(study.warnings)
-            writer.writerow([folder, *settings, *values, warnings])
+            writer.writerow([folder, *settings, study.family, k, *values, warnings])
     return path

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from sae_nfm.compare.studies import Study
+from sae_nfm.compare.studies import ComparedStudy
 
 # Where a study was written and who logged it: differs between any two studies and means nothing.
 _NOISE = re.compile(
@@ -15,7 +15,7 @@ _WHOLE = ("experiment", "ablation")  # options that change settings all over the
 _COINCIDENCE = 3  # two settings with this many equal values are one, interpolated
 
 
-def varied_settings(studies: Sequence[Study]) -> list[str]:
+def varied_settings(studies: Sequence[ComparedStudy]) -> list[str]:
     """Find the settings that take more than one value, config groups first.
 
     A setting that follows from another is left out: what a varied group's option sets below the group's
@@ -38,7 +38,7 @@ def numeric(values: Sequence[Any]) -> bool:
     return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
 
 
-def distinct(studies: Sequence[Study], key: str) -> list[Any]:
+def distinct(studies: Sequence[ComparedStudy], key: str) -> list[Any]:
     """The values that a setting takes, numbers in order of size, others by name."""
     values = {_comparable(study, key): study.setting(key) for study in studies}
     return sorted(values.values(), key=sort_key)
@@ -58,7 +58,7 @@ def text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _comparable(study: Study, key: str) -> str:
+def _comparable(study: ComparedStudy, key: str) -> str:
     present = key in study.choices or key in study.settings
     return json.dumps(study.setting(key), sort_keys=True) if present else ""
 

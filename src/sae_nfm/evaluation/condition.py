@@ -10,19 +10,31 @@ class Condition(NamedTuple):
     """One way to replace the activation; `clean` replaces nothing."""
 
     name: str
+    """What the user calls it; nothing follows from it."""
+    role: str
+    """What it stands for, by which findings know it: its reconstruction's role, `clean` or `baseline`."""
     reconstruction: str | None
+    """The name of what is spliced in or, of a baseline, of what it is matched to."""
     baseline: Baseline | None
+    baseline_name: str | None
     draws: int
 
 
 def conditions(
-    reconstructions: Sequence[str], baselines: Mapping[str, Baseline], matched: Sequence[str], draws: int
+    roles: Mapping[str, str], baselines: Mapping[str, Baseline], matched: Sequence[str], draws: int
 ) -> list[Condition]:
-    """`clean`, the reconstructions, and `baseline(reconstruction)` for each baseline and matched name."""
-    plain = [Condition(name, name, None, 1) for name in reconstructions]
+    """`clean`, the reconstructions, and `baseline(reconstruction)` for each baseline and matched name.
+
+    Args:
+        roles: of the reconstructions, by name.
+        baselines: by name.
+        matched: the reconstructions that every baseline is matched to.
+        draws: of each random baseline.
+    """
+    plain = [Condition(name, role, name, None, None, 1) for name, role in roles.items()]
     held_against = [
-        Condition(f"{name}({target})", target, baseline, draws if baseline.random else 1)
+        Condition(f"{name}({target})", "baseline", target, baseline, name, draws if baseline.random else 1)
         for target in matched
         for name, baseline in baselines.items()
     ]
-    return [Condition("clean", None, None, 1), *plain, *held_against]
+    return [Condition("clean", "clean", None, None, None, 1), *plain, *held_against]

@@ -136,7 +136,11 @@ class FromMLP(Reconstruction):
         hidden = self.d_hidden or CodesMLP.hidden_for(workshop.nfm_size(), sae.d_sae, sae.d_in, self.support)
         torch.manual_seed(workshop.activations.seed)
         model = CodesMLP(sae.d_sae, sae.d_in, hidden, self.support)
-        node = {"control": "CodesMLP", "d_hidden": hidden, "support": self.support}
+        node = {
+            "_target_": f"{CodesMLP.__module__}.CodesMLP",
+            "d_hidden": hidden,
+            "support": self.support,
+        }
         return Corrected(workshop.residual(name, node, model, self.rounds))
 
 

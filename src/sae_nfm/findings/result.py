@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
-from sae_nfm.findings.statistics import Estimate
+from sae_nfm.findings.comparisons import comparisons
+from sae_nfm.findings.comparisons import planted as planted
+from sae_nfm.findings.entries import entries
 from sae_nfm.findings.summary import Summary
-from sae_nfm.models.plant import Plant
 from sae_nfm.store.store import write_atomically
 
 SCHEMA = 1
@@ -31,79 +32,7 @@ _PACKAGES = (
 
 def findings(summary: Summary) -> dict[str, Any]:
     """Conditions, ratios, headlines and tests of an evaluation."""
-    names = summary.names
-    matched = [c for c in summary.conditions if c.baseline is not None]
-    pairs = [(c.reconstruction, c.name) for c in matched if c.reconstruction is not None]
-    replacing_nothing = ("clean", "identity")
-    plain = [c.name for c in summary.conditions if c.baseline is None and c.name not in replacing_nothing]
-    pairs += [(name, "sae") for name in plain if "sae" in plain and name != "sae"]
-    others = [name for name in plain if name not in ("sae", "sae_nfm", "zero", "mean")]
-    pairs += [("sae_nfm", name) for name in others if "sae_nfm" in plain]
-    tests = summary.tests(pairs)
-    return {
-        "conditions": {name: summary.condition(name) for name in names},
-        "noise_floor": summary.condition("identity")["kl"]["mean"] if "identity" in names else None,
-        "ratios": {f"{a}/{b}": as_json(summary.ratio("kl", a, b)) for a, b in pairs},
-        **_headlines(summary, pairs),
-        "made_worse": {f"{t['a']} vs {t['b']}": {"fraction": t.pop("fraction_worse")} for t in tests},
-        "tests": tests,
-    }
-
-
-def _headlines(summary: Summary, pairs: list[tuple[str, str]]) -> dict[str, Any]:
-    pathology: dict[str, dict[str, Any]] = {}
-    for a, b in pairs:
-        if b.endswith(f"({a})"):
-            pathology.setdefault(a, {})[b.removesuffix(f"({a})")] = as_json(summary.ratio("kl", a, b))
-    both, linear = "sae_nfm" in summary.names, "sae_linear" in summary.names
-    return {
-        "pathology": pathology,
-        "pathology_change": {
-            baseline: as_json(
-                summary.ratio_difference(
-                    "kl", ("sae_nfm", f"{baseline}(sae_nfm)"), ("sae", f"{baseline}(sae)")
-                )
-            )
-            for baseline in pathology.get("sae_nfm", {})
-            if baseline in pathology.get("sae", {})
-        },
-        "reduction": as_json(summary.reduction("kl", "sae_nfm", "sae")) if both else None,
-        "mse_reduction": as_json(summary.reduction("mse", "sae_nfm", "sae")) if both else None,
-        "marginal_interaction": {
-            "absolute": as_json(summary.difference("kl", "sae_linear", "sae_nfm")),
-            "share": as_json(summary.reduction("kl", "sae_nfm", "sae_linear")),
-            "share_over_refit": as_json(summary.reduction("kl", "sae_nfm", "refit"))
-            if "refit" in summary.names
-            else None,
-        }
-        if both and linear
-        else None,
-        "share_of_codes_bound": {
-            measure: as_json(summary.share(measure, "sae_nfm", "codes_bound", "sae"))
-            for measure in ("kl", "mse")
-        }
-        if both and "codes_bound" in summary.names
-        else None,
-    }
-
-
-def planted(summary: Summary, plant: Plant | None) -> dict[str, Any] | None:
-    """What was planted, and the `share` that a model which knows it takes off KL(sae_linear): the truth.
-
-    Where no interactions are planted the truth is 0: such a model takes off the linear part's own error.
-    None where nothing is planted, or what it takes to know the truth was not spliced in.
-    """
-    if plant is None or not {"sae_planted", "sae_linear"} <= set(summary.names):
-        return None
-    share = Estimate(0.0, (0.0, 0.0))
-    if plant.has_interactions:
-        share = summary.reduction("kl", "sae_planted", "sae_linear")
-    return {"kind": plant.kind, "share": as_json(share)}
-
-
-def as_json(estimate: Estimate | None) -> dict[str, Any] | None:
-    """An estimate as `{"value", "ci95"}`."""
-    return None if estimate is None else {"value": estimate.value, "ci95": list(estimate.ci95)}
+    return {"conditions": entries(summary), **comparisons(summary)}
 
 
 def environment(device: torch.device) -> dict[str, Any]:

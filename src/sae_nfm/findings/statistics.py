@@ -9,15 +9,15 @@ from scipy import stats
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A figure and its 95% interval."""
+class Jackknife:
+    """A figure and its 95% interval by the delete-one-document jackknife."""
 
     value: float
     ci95: tuple[float, float]
 
     @classmethod
-    def of(cls, value: float, without: Float[np.ndarray, " document"]) -> "Estimate":
-        """The interval of the delete-one-document jackknife, by t with G − 1 degrees of freedom.
+    def of(cls, value: float, without: Float[np.ndarray, " document"]) -> "Jackknife":
+        """The interval by t with G − 1 degrees of freedom, for G documents.
 
         Of what is known for few and unequal clusters it comes closest to its coverage, and closer than the
         bootstrap's percentiles (MacKinnon, Nielsen & Webb 2023, "Fast and reliable jackknife and bootstrap

@@ -1,7 +1,7 @@
 """Whether a published SAE is one of the model and the site that it is to be used at."""
 
 from sae_nfm.interop.published import Published
-from sae_nfm.lm.model import Site
+from sae_nfm.lm.site import Site
 from sae_nfm.settings.values import NotAllowed
 
 

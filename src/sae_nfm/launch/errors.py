@@ -6,7 +6,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -137,10 +137,11 @@ def _unknown_key(key: str, config_dir: str) -> str:
 
 def _composed(overrides: list[str]) -> DictConfig:
     """What there is beside the unknown key: with the other overrides, if they are right."""
-    try:
-        return compose("study", overrides=overrides)
-    except HydraException:
-        return compose("study")
+    choices = [override for override in overrides if "." not in override.partition("=")[0]]
+    for tried in (overrides, choices):  # of which another may be unknown too
+        with suppress(HydraException):
+            return compose("study", overrides=tried)
+    return compose("study")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -8,7 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
-from sae_nfm import study
+from sae_nfm.launch import study
 from sae_nfm.settings.schema import given
 
 

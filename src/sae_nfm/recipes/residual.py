@@ -1,19 +1,22 @@
 """A model of an SAE's residual, trained: the NFM, or what it is held against."""
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from sae_nfm.interop import sae_nfm
 from sae_nfm.models.autoencoder import Autoencoder
 from sae_nfm.models.residuals.base import ResidualModel
 from sae_nfm.recipes.activations import sample
 from sae_nfm.recipes.recipe import Foundation, OnAnSAE
+from sae_nfm.store.files import write_atomically
 from sae_nfm.training.learning import Learning
 from sae_nfm.training.run import Run, train
 from sae_nfm.training.tasks import NFMTask
-from sae_nfm.training.weights import WEIGHTS, load_weights
+from sae_nfm.training.weights import METRICS, WEIGHTS, load_weights, read_metrics, save_weights
 
 
 class TrainedResidual(OnAnSAE):
@@ -24,7 +27,7 @@ class TrainedResidual(OnAnSAE):
         name: of its curves.
         node: the model's settings.
         model: untrained, with its linear part set where that was solved.
-        before: how much of the validation residual that part explains.
+        linear: figures of that solution; none where there is none.
         learning: how it learns.
         rounds: on how many times as many tokens.
         linear_tokens: that the linear part was solved on.
@@ -39,14 +42,14 @@ class TrainedResidual(OnAnSAE):
         name: str,
         node: dict[str, Any],
         model: ResidualModel,
-        before: float,
+        linear: dict[str, float],
         learning: Learning,
         rounds: int,
         linear_tokens: int,
         run: Run,
     ) -> None:
         super().__init__(on)
-        self.name, self.node, self.model, self.before = name, node, model, before
+        self.name, self.node, self.model, self.linear = name, node, model, linear
         self.learning, self.rounds, self.linear_tokens, self.run = learning, rounds, linear_tokens, run
 
     @property
@@ -64,7 +67,18 @@ class TrainedResidual(OnAnSAE):
         return super().about() | {"model": self.node}
 
     def make(self, folder: Path) -> None:
-        """Train it, beside a copy of the SAE that a trainer of half precision may round."""
+        """Train it, unless all of it is solved; and say what it is."""
+        if any(parameter.requires_grad for parameter in self.model.parameters()):
+            self._train(folder)
+        elif self.run.ranks.is_first:
+            save_weights(self.model, folder / WEIGHTS)
+            write_atomically(folder / METRICS, json.dumps(self.linear, indent=1))
+        if self.run.ranks.is_first:
+            about = self.about() | read_metrics(folder)
+            sae_nfm.write_config(sae_nfm.residual_config(self.model, self.node, about), folder)
+
+    def _train(self, folder: Path) -> None:
+        """Train it beside a copy of the SAE, which a trainer of half precision may round."""
         data, learning = self.activations.module(), self.learning
         autoencoder = copy.deepcopy(self.on.autoencoder.cpu())
         with torch.no_grad():
@@ -82,11 +96,10 @@ class TrainedResidual(OnAnSAE):
 
     def concerns(self, metrics: dict[str, float]) -> list[str]:
         """That it explains less than what it is added to."""
-        explained = metrics["residual_explained"]
-        if explained >= self.before:
+        explained, before = metrics["residual_explained"], self.linear.get("residual_explained", 0.0)
+        if explained >= before:
             return []
-        than = "its linear part alone" if self.before else "no correction at all"
+        than = "its linear part alone" if before else "no correction at all"
         return [
-            f"on validation documents it explains {explained:.4f} of the SAE's residual, {than} "
-            f"{self.before:.4f}"
+            f"on validation documents it explains {explained:.4f} of the SAE's residual, {than} {before:.4f}"
         ]

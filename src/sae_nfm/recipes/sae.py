@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from sae_nfm.interop import sae_nfm
 from sae_nfm.models.autoencoder import Autoencoder
 from sae_nfm.models.normalizer import Normalizer, NormalizerKind
 from sae_nfm.models.saes.base import SparseAutoencoder
@@ -14,7 +15,7 @@ from sae_nfm.recipes.activations import SiteActivations, sample
 from sae_nfm.training.learning import Learning
 from sae_nfm.training.run import Run, train
 from sae_nfm.training.tasks import SAETask
-from sae_nfm.training.weights import WEIGHTS, load_weights
+from sae_nfm.training.weights import WEIGHTS, load_weights, read_metrics
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,9 @@ class TrainedSAE:
         learning, seed = self.learning, self.activations.seed
         task = SAETask(autoencoder, learning.objective, learning.optimizer, learning.schedule(), seed)
         train(self.name, task, data, autoencoder, self.run, folder)
+        if self.run.ranks.is_first:
+            about = self.about() | read_metrics(folder)
+            sae_nfm.write_config(sae_nfm.sae_config(autoencoder, self.node, about), folder)
 
     def load(self, folder: Path) -> Autoencoder:
         """The trained SAE and its normaliser."""

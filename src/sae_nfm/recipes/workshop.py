@@ -98,7 +98,8 @@ class Workshop:
         """What a recipe makes; its figures, its folder and its warnings are kept under a name."""
         made = self.store.obtain(recipe)
         folder, metrics = made.folder, read_metrics(made.folder)
-        self.artifacts[name] = {"kind": recipe.kind, "fingerprint": folder.name, "path": str(folder)}
+        where = str(folder.resolve())
+        self.artifacts[name] = {"kind": recipe.kind, "fingerprint": folder.name, "path": where}
         log.info("%s: %s", name, folder)
         if metrics:
             self.metrics[name] = metrics
@@ -140,14 +141,10 @@ class Workshop:
 
         Its linear part is solved first, where it is not trained together with the interactions.
         """
-        before = self._solve_linear_part(f"{name}_linear", model)
-        if not any(parameter.requires_grad for parameter in model.parameters()):
-            self.metrics[name] = self.metrics[f"{name}_linear"]
-            self.artifacts[name] = self.artifacts[f"{name}_linear"]
-            return model
+        linear = self._solve_linear_part(f"{name}_linear", model)
         order = self.order
         recipe = TrainedResidual(
-            self.foundation, name, node, model, before, order.residual, rounds, order.linear_tokens, self.run
+            self.foundation, name, node, model, linear, order.residual, rounds, order.linear_tokens, self.run
         )
         return self.obtain(name, recipe)
 
@@ -165,14 +162,14 @@ class Workshop:
             log.warning("%s", warning)
             self.warnings.append(warning)
 
-    def _solve_linear_part(self, name: str, model: ResidualModel) -> float:
-        """Solve what is linear in a model; how much of the validation residual that explains."""
+    def _solve_linear_part(self, name: str, model: ResidualModel) -> dict[str, float]:
+        """Solve what is linear in a model; the figures of the solution."""
         if model.fit == "together" or (model.W_lin is None and model.b is None):
-            return 0.0
+            return {}
         kind = OutputBias if model.W_lin is None else DecoderRefit
         control = self.solved(name, kind(model.fit_k, bias=model.b is not None))
         model.set_linear_(control.weight, control.bias)
-        return self.metrics[name]["residual_explained"]
+        return self.metrics[name]
 
 
 def num_parameters(module: nn.Module | None) -> int:

@@ -1,36 +1,10 @@
-"""Numbers with their intervals, and the conditions' names and order, as `result.json` gives them."""
+"""Numbers with their intervals, as `result.json` gives them, and what is read off them."""
 
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-LABELS = {
-    "clean": "Clean run",
-    "sae": "SAE",
-    "sae_linear": "SAE + linear part",
-    "sae_interaction": "SAE + interaction part",
-    "sae_nfm": "SAE + NFM",
-    "bias": "SAE + output bias",
-    "refit": "SAE, decoder refitted",
-    "affine": "SAE + affine map of x",
-    "wide_sae": "Wider SAE",
-    "mlp": "SAE + MLP on the codes",
-    "codes_bound": "SAE + large MLP on the codes",
-    "sae_planted": "SAE + what was planted",
-    "zero": "Zero ablation",
-    "mean": "Mean ablation",
-}
-BASELINES = {
-    "eps": "ε-random",
-    "cov": "covariance-matched",
-    "theta": "θ-random",
-    "theta_shrunk": "θ-random at its norm",
-    "real": "real-activation",
-    "permuted": "permuted error",
-    "norm_only": "norm only",
-    "norm_corrected": "norm-corrected",
-}
-COMPONENTS = ("sae", "sae_linear", "sae_interaction", "sae_nfm")
+from sae_nfm.report.conditions import described, matched, of_role
 
 
 class Estimate(NamedTuple):
@@ -58,7 +32,7 @@ class Estimate(NamedTuple):
         return self.low is not None and self.high is not None and not self.low <= value <= self.high
 
 
-def lookup(node: Any, *keys: str) -> Any:
+def lookup(node: Any, *keys: str | None) -> Any:
     """Walk nested mappings; None as soon as a key is absent."""
     for key in keys:
         if not isinstance(node, Mapping):
@@ -86,44 +60,23 @@ def estimate(value: Any, interval: Any = None) -> Estimate | None:
     return Estimate(value) if low is None or high is None else Estimate(value, low, high)
 
 
-def split_name(name: str) -> tuple[str | None, str]:
-    """`eps(sae)` → (`eps`, `sae`); the name of a reconstruction → (None, name)."""
-    baseline, bracket, rest = name.partition("(")
-    return (baseline, rest.removesuffix(")")) if bracket else (None, name)
-
-
-def grouped_conditions(result: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Each reconstruction's conditions: itself first, then its matched baselines, in reading order.
-
-    `identity` is none: it is the noise floor of the others.
-    """
-
-    def rank(name: str, order: list[str]) -> int:
-        return order.index(name) if name in order else len(order)
-
-    names = [name for name in result.get("conditions") or {} if name != "identity"]
-    names.sort(key=lambda name: rank(split_name(name)[0] or "", ["", *BASELINES]))
-    reconstructions = dict.fromkeys(split_name(name)[1] for name in names)
-    ordered = sorted(reconstructions, key=lambda name: rank(name, list(LABELS)))
-    return {group: [name for name in names if split_name(name)[1] == group] for group in ordered}
-
-
-def label(name: str) -> str:
-    """A condition in words: `eps(sae)` → `SAE: ε-random`. Unknown names stay as they are."""
-    baseline, reconstruction = split_name(name)
-    words = LABELS.get(reconstruction, reconstruction)
-    return f"{words}: {BASELINES.get(baseline, baseline)}" if baseline else words
-
-
-def condition_kl(result: Mapping[str, Any], name: str) -> Estimate | None:
+def condition_kl(result: Mapping[str, Any], name: str | None) -> Estimate | None:
     """Mean KL(clean‖spliced) of a condition, in nats/token."""
     return estimate(lookup(result, "conditions", name, "kl"))
 
 
-def kl_ratio(result: Mapping[str, Any], above: str, below: str) -> Estimate | None:
+def sae_family(result: Mapping[str, Any]) -> str | None:
+    """The SAE's family; those of results before there was more than one are all `topk`."""
+    sae = result.get("sae")
+    return sae.get("family", "topk") if isinstance(sae, Mapping) else None
+
+
+def kl_ratio(result: Mapping[str, Any], above: str | None, below: str | None) -> Estimate | None:
     """KL of one condition over that of another; without an interval if the study recorded none."""
+    if above is None or below is None:
+        return None
     recorded = estimate(lookup(result, "ratios", f"{above}/{below}"))
-    baseline, reconstruction = split_name(below)
+    _, reconstruction, baseline = described(result, below)
     if recorded is None and baseline and reconstruction == above:
         recorded = estimate(lookup(result, "pathology", above, baseline))
     if recorded is not None:
@@ -132,18 +85,27 @@ def kl_ratio(result: Mapping[str, Any], above: str, below: str) -> Estimate | No
     return Estimate(top.value / bottom.value) if top and bottom and bottom.value > 0 else None
 
 
-def kl_reduction(result: Mapping[str, Any], name: str) -> Estimate | None:
-    """1 - KL(name)/KL(sae): the share of the SAE's KL that a reconstruction removes."""
-    recorded = estimate(result.get("reduction")) if name == "sae_nfm" else None
-    ratio = kl_ratio(result, name, "sae")
+def pathology(result: Mapping[str, Any], reconstruction: str | None) -> Estimate | None:
+    """KL of a reconstruction over that of random errors as long as its own; None without them."""
+    return kl_ratio(result, reconstruction, matched(result, reconstruction, "eps"))
+
+
+def kl_reduction(result: Mapping[str, Any], name: str | None) -> Estimate | None:
+    """1 - KL(name)/KL(SAE): the share of the SAE's KL that a reconstruction removes."""
+    if name is None:
+        return None
+    recorded = estimate(result.get("reduction")) if name == of_role(result, "nfm") else None
+    ratio = kl_ratio(result, name, of_role(result, "sae"))
     return recorded or (ratio.complement() if ratio else None)
 
 
-def mse_reduction(result: Mapping[str, Any], name: str) -> Estimate | None:
-    """1 - MSE(name)/MSE(sae): the share of the SAE's squared error that a reconstruction removes."""
-    recorded = estimate(result.get("mse_reduction")) if name == "sae_nfm" else None
+def mse_reduction(result: Mapping[str, Any], name: str | None) -> Estimate | None:
+    """1 - MSE(name)/MSE(SAE): the share of the SAE's squared error that a reconstruction removes."""
+    if name is None:
+        return None
+    recorded = estimate(result.get("mse_reduction")) if name == of_role(result, "nfm") else None
     error = number(lookup(result, "conditions", name, "mse"))
-    base = number(lookup(result, "conditions", "sae", "mse"))
+    base = number(lookup(result, "conditions", of_role(result, "sae"), "mse"))
     return recorded or (Estimate(1 - error / base) if error is not None and base else None)
 
 

@@ -8,19 +8,23 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sae_nfm.report.estimates import (
+from sae_nfm.report.conditions import (
     BASELINES,
+    described,
+    grouped_conditions,
+    label,
+    main_conditions,
+    of_role,
+)
+from sae_nfm.report.estimates import (
     Estimate,
     condition_kl,
     format_value,
-    grouped_conditions,
-    kl_ratio,
     kl_reduction,
-    label,
     lookup,
     mse_reduction,
     number,
-    split_name,
+    pathology,
 )
 from sae_nfm.report.plotstyle import (
     DOTTED,
@@ -34,8 +38,6 @@ from sae_nfm.report.plotstyle import (
     styled,
 )
 
-_SHOWN = ("sae", "eps(sae)", "sae_linear", "sae_interaction", "sae_nfm", "eps(sae_nfm)")
-_MOST_LINES = 6
 _BASELINE_MARKERS = {
     "eps": "o",
     "cov": "s",
@@ -69,13 +71,6 @@ def draw_figures(result: Mapping[str, Any], folder: Path) -> list[Path]:
         return [save(figure, Path(folder) / f"{name}.png") for name, figure in drawn.items() if figure]
 
 
-def _lines_shown(result: Mapping[str, Any]) -> list[str]:
-    """The SAE, the parts of the NFM and their ε baselines; of a study without them, its first conditions."""
-    conditions = result.get("conditions") or {}
-    others = [name for name in conditions if name not in ("clean", "identity")]
-    return [name for name in _SHOWN if name in conditions] or others[:_MOST_LINES]
-
-
 def _draw_conditions(result: Mapping[str, Any]) -> Figure | None:
     """Mean KL with its interval: a row per reconstruction, its own baselines just below it."""
     groups = {
@@ -92,7 +87,7 @@ def _draw_conditions(result: Mapping[str, Any]) -> Figure | None:
     for i, found in enumerate(groups.values()):
         if i % 2 == 0:
             axes.axhspan(tops[i] - 0.6, tops[i + 1] - 0.6, color="#f4f4f4", lw=0, zorder=0)
-        _draw_group(axes, tops[i], dodge, found)
+        _draw_group(axes, result, tops[i], dodge, found)
         summary = _row_summary(result, found)
         axes.annotate(summary, (1.02, tops[i]), xycoords=("axes fraction", "data"), va="center")
     values = [kl.value for found in groups.values() for _, kl in found]
@@ -102,8 +97,8 @@ def _draw_conditions(result: Mapping[str, Any]) -> Figure | None:
     else:
         axes.set_xlim(left=0)
     axes.set_ylim(tops[-1] - 0.6, -0.6)
-    axes.set_yticks(tops[:-1], [label(name) for name in groups])
-    drawn = [split_name(name)[0] for found in groups.values() for name, _ in found]
+    axes.set_yticks(tops[:-1], [label(result, name) for name in groups])
+    drawn = [described(result, name).baseline for found in groups.values() for name, _ in found]
     _finish_condition_axes(axes, [baseline for baseline in dict.fromkeys(drawn) if baseline])
     return figure
 
@@ -111,17 +106,19 @@ def _draw_conditions(result: Mapping[str, Any]) -> Figure | None:
 def _row_summary(result: Mapping[str, Any], found: list[tuple[str, Estimate]]) -> str:
     """The mean KL of the first condition and, if an ε baseline is among the others, the ratio to it."""
     name, kl = found[0]
-    ratio = kl_ratio(result, name, f"eps({name})") if "(" not in name else None
+    ratio = pathology(result, name)
     return format_value(kl) + (f"   {format_value(ratio, 2, '×')} ε" if ratio else "")
 
 
-def _draw_group(axes: Axes, top: float, dodge: float, found: list[tuple[str, Estimate]]) -> None:
+def _draw_group(
+    axes: Axes, result: Mapping[str, Any], top: float, dodge: float, found: list[tuple[str, Estimate]]
+) -> None:
     if dodge == 0:
         axes.plot([kl.value for _, kl in found], [top] * len(found), color="#999999", lw=1.2, zorder=1)
     for j, (name, kl) in enumerate(found):
         y = top + dodge * j
-        baseline, reconstruction = split_name(name)
-        colour, marker, _ = condition_style(reconstruction)
+        baseline = described(result, name).baseline
+        colour, marker, _ = condition_style(result, name)
         if baseline:
             colour, marker = _BASELINE_COLOUR, _BASELINE_MARKERS.get(baseline, "d")
         if kl.low is not None and kl.high is not None:
@@ -145,7 +142,7 @@ def _finish_condition_axes(axes: Axes, baselines: list[str]) -> None:
 def _draw_positions(result: Mapping[str, Any]) -> Figure | None:
     """Mean KL at each position of the context, with its interval as a band."""
     curves = {}
-    for name in _lines_shown(result):
+    for name in main_conditions(result):
         kl = lookup(result, "conditions", name, "by_position", "kl") or []
         places = [i for i, value in enumerate(kl) if number(value) is not None]
         if places:
@@ -156,11 +153,11 @@ def _draw_positions(result: Mapping[str, Any]) -> Figure | None:
     axes = figure.add_subplot()
     ends = []
     for name, (places, values) in curves.items():
-        colour, _, style = condition_style(split_name(name)[1])
-        line = {"color": colour, "lw": 2.2, "ls": DOTTED if split_name(name)[0] else style}
+        colour, _, style = condition_style(result, name)
+        line = {"color": colour, "lw": 2.2, "ls": DOTTED if described(result, name).baseline else style}
         axes.plot(places, values, **line)
         _shade_interval(axes, result, name, colour)
-        ends.append((places[-1], values[-1], label(name), line))
+        ends.append((places[-1], values[-1], label(result, name), line))
     axes.set_xlim(min(p[0] for p, _ in curves.values()), max(p[-1] for p, _ in curves.values()))
     axes.set_ylim(bottom=0)
     axes.grid(axis="y")
@@ -181,7 +178,7 @@ def _shade_interval(axes: Axes, result: Mapping[str, Any], name: str, colour: st
 def _draw_distributions(result: Mapping[str, Any]) -> Figure | None:
     """The distribution of log10 KL, one strip per condition, with its mean and median."""
     strips = {}
-    for name in _lines_shown(result):
+    for name in main_conditions(result):
         histogram = lookup(result, "conditions", name, "kl", "histogram") or {}
         edges, counts = np.array(histogram.get("edges", [])), np.array(histogram.get("counts", []))
         if counts.sum() > 0:
@@ -206,8 +203,8 @@ def _draw_distributions(result: Mapping[str, Any]) -> Figure | None:
 def _draw_strip(
     axes: Axes, result: Mapping[str, Any], name: str, edges: np.ndarray, counts: np.ndarray
 ) -> None:
-    baseline, reconstruction = split_name(name)
-    colour, marker, _ = condition_style(reconstruction)
+    baseline = described(result, name).baseline
+    colour, marker, _ = condition_style(result, name)
     density = counts / counts.sum() / np.diff(np.log10(edges))
     axes.stairs(density, edges, fill=True, color=colour, alpha=0.15 if baseline else 0.55)
     axes.stairs(density, edges, color=colour, lw=1.6, ls=DOTTED if baseline else "-")
@@ -220,15 +217,15 @@ def _draw_strip(
     axes.set_yticks([])
     axes.tick_params(axis="x", which="both", length=0)
     axes.spines["left"].set_visible(False)
-    axes.set_ylabel(label(name), rotation=0, ha="right", va="center", labelpad=10)
+    axes.set_ylabel(label(result, name), rotation=0, ha="right", va="center", labelpad=10)
 
 
 def _draw_reductions(result: Mapping[str, Any]) -> Figure | None:
     """How much KL each reconstruction takes off the SAE's, against how much squared error."""
-    points = {}
+    points, sae = {}, of_role(result, "sae")
     for name in grouped_conditions(result):
         kl, mse = kl_reduction(result, name), mse_reduction(result, name)
-        if name not in ("sae", "clean", "zero", "mean") and kl and mse:
+        if described(result, name).role not in ("clean", "zero", "mean") and name != sae and kl and mse:
             points[name] = (mse, kl)
     if not points:
         return None
@@ -236,9 +233,9 @@ def _draw_reductions(result: Mapping[str, Any]) -> Figure | None:
     axes = figure.add_subplot()
     ends = []
     for name, (mse, kl) in points.items():
-        colour, marker, _ = condition_style(name)
+        colour, marker, _ = condition_style(result, name)
         draw_cross(axes, mse, kl, colour, marker)
-        ends.append((100 * mse.value, 100 * kl.value, label(name), {"color": "#888888", "lw": 0.8}))
+        ends.append((100 * mse.value, 100 * kl.value, label(result, name), {"color": "#888888", "lw": 0.8}))
     mark_equal_reductions(axes)
     axes.set_xlabel("reduction of squared error, %")
     axes.set_ylabel("reduction of KL, %")

@@ -3,17 +3,18 @@
 from collections.abc import Mapping
 from typing import Any
 
+from sae_nfm.report.conditions import label, of_role
 from sae_nfm.report.estimates import (
     Estimate,
     condition_kl,
     estimate,
     format_parts,
     format_value,
-    kl_ratio,
     kl_reduction,
-    label,
     lookup,
     number,
+    pathology,
+    sae_family,
 )
 
 
@@ -28,10 +29,13 @@ def facts(result: Mapping[str, Any]) -> list[str]:
     """What was measured and on how much, in a few words each."""
     site, sae, lm = result.get("site") or {}, result.get("sae") or {}, result.get("lm") or {}
     explained, floor = estimate(sae.get("explained_variance")), number(result.get("noise_floor"))
+    k = number(sae.get("k"))
     model = str(lm.get("path") or "").rstrip("/").rpartition("/")[2]
     found = (
         (model, f"{model}, layer {site.get('layer')} {site.get('hook')}"),
-        (sae.get("d_sae"), f"SAE of {_count(sae.get('d_sae'))} latents, {_count(sae.get('l0'))} active"),
+        (sae.get("d_sae"), f"{sae_family(result)} SAE of {_count(sae.get('d_sae'))} latents"),
+        (sae.get("l0"), f"L0 {_count(sae.get('l0'))}"),
+        (k is not None, f"k {_count(k)}"),
         (explained, f"explained variance {format_value(explained, 1, '%')}"),
         (result.get("context"), f"context {result.get('context')}"),
         (result.get("positions"), f"{_count(result.get('positions'))} positions per condition"),
@@ -68,8 +72,8 @@ def _planted(result: Mapping[str, Any]) -> str | None:
 
 def _gain(result: Mapping[str, Any]) -> str | None:
     """How far the NFM lowers the KL, from what to what."""
-    reduction = kl_reduction(result, "sae_nfm")
-    sae, both = condition_kl(result, "sae"), condition_kl(result, "sae_nfm")
+    reduction = kl_reduction(result, of_role(result, "nfm"))
+    sae, both = (condition_kl(result, of_role(result, role)) for role in ("sae", "nfm"))
     if not (reduction and sae and both):
         return None
     values = f"from {format_value(sae)} to {format_value(both)} nats/token"
@@ -120,14 +124,16 @@ def _bound(result: Mapping[str, Any]) -> str | None:
 
 def _pathology(result: Mapping[str, Any]) -> str | None:
     """How the errors compare with random ones of the same length; the KL alone if there is no ε baseline."""
-    ratios = {name: kl_ratio(result, name, f"eps({name})") for name in ("sae", "sae_nfm")}
-    ratios = {name: ratio for name, ratio in ratios.items() if ratio}
-    sae = condition_kl(result, "sae")
+    names = [name for role in ("sae", "nfm") if (name := of_role(result, role))]
+    ratios = {name: ratio for name in names if (ratio := pathology(result, name))}
+    sae = condition_kl(result, of_role(result, "sae"))
     if not ratios and sae:
         return f"Splicing in the SAE's reconstruction costs a KL of {_with_interval(sae, 3)} nats/token."
     if not ratios:
         return None
-    said = [f"{_with_interval(ratio, 2)} times as far for {label(name)}" for name, ratio in ratios.items()]
+    said = [
+        f"{_with_interval(ratio, 2)} times as far for {label(result, name)}" for name, ratio in ratios.items()
+    ]
     return (
         "Against random errors of the same length at the same tokens, the reconstruction's error moves the "
         f"next-token distribution {' and '.join(said)}.{_pathology_change(result)}"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sae_nfm.report.estimates import label, number
+from sae_nfm.report.estimates import number
 from sae_nfm.report.figures import draw_figures
 from sae_nfm.report.headline import facts, headline, marginal_gain
 from sae_nfm.report.page import (
@@ -117,24 +117,23 @@ def _conditions(result: Mapping[str, Any]) -> Html:
 
 
 def _condition_line(row: ConditionRow) -> Html:
-    words = label(row.name).rpartition(": ")[2]
     return tag(
         "tr",
         tag(
             "td",
-            words,
+            row.words.rpartition(": ")[2],
             tag("code", row.name),
             class_="name",
         ),
         number_cell(row.kl),
-        number_cell(row.times_baseline, 2, "×") if row.is_baseline else tag("td"),
+        number_cell(row.times_baseline, 2, "×") if row.baseline else tag("td"),
         number_cell(row.median),
         number_cell(row.ce_increase),
         number_cell(row.top1_agreement, 1, "%"),
         number_cell(row.l2, 2),
         number_cell(row.cosine),
         tag("td", "–" if row.n is None else f"{row.n:,.0f}", class_="number"),
-        class_="baseline" if row.is_baseline else "reconstruction",
+        class_="baseline" if row.baseline else "reconstruction",
     )
 
 
@@ -145,7 +144,7 @@ def _components(result: Mapping[str, Any]) -> Html:
     lines = (
         tag(
             "tr",
-            tag("td", label(row.name), tag("code", row.name), class_="name"),
+            tag("td", row.words, tag("code", row.name), class_="name"),
             number_cell(row.kl),
             number_cell(row.kl_reduction, 1, "%"),
             number_cell(row.mse_reduction, 1, "%"),
@@ -210,6 +209,19 @@ def format_p(p: Any) -> str:
     return "< 1e-300" if value < 1e-300 else f"{value:.2g}"
 
 
+def _artifacts(result: Mapping[str, Any]) -> Html:
+    """Where what the study made or reused lies, by the names that its settings give."""
+    made = result.get("artifacts") or {}
+    if not made:
+        return Html()
+    columns = ("kind", "fingerprint", "path")
+    rows = (
+        tag("tr", tag("td", name), *(tag("td", tag("code", str(one.get(key) or "–"))) for key in columns))
+        for name, one in made.items()
+    )
+    return join([tag("h3", "Artifacts by name"), table(("name", *columns), rows, class_="settings")])
+
+
 def _about(result: Mapping[str, Any]) -> Html:
     terms = [part for term, meaning in _TERMS.items() for part in (tag("dt", term), tag("dd", meaning))]
     parts = ("lm", "site", "corpus", "sae", "nfm", "evaluation", "timing")
@@ -222,6 +234,7 @@ def _about(result: Mapping[str, Any]) -> Html:
             tag("h2", "Reproduce"),
             tag("pre", tag("code", command)),
             tag("p", fingerprint, class_="note"),
+            _artifacts(result),
             details("How to read this", tag("dl", *terms)),
             details("What was studied", key_values(measured)),
             details("Settings", key_values(settings)),

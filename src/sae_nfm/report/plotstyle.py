@@ -1,5 +1,6 @@
 """How every figure looks: Okabe-Ito colours that differ in gray as well, and type for a talk."""
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from sae_nfm.report.conditions import described, role_in_headlines
 from sae_nfm.report.estimates import Estimate
 from sae_nfm.store.files import replacing
 
@@ -26,11 +28,11 @@ SERIES = (
     (ORANGE, "v", DASHED),
     (BLACK, "X", DASHDOT),
 )
-_CONDITIONS = {
+_ROLES = {
     "sae": SERIES[0],
-    "sae_nfm": SERIES[1],
-    "sae_linear": SERIES[2],
-    "sae_interaction": SERIES[3],
+    "nfm": SERIES[1],
+    "linear": SERIES[2],
+    "interaction": SERIES[3],
 }
 _OTHER = (BLACK, "P", DASHDOT)
 
@@ -50,9 +52,14 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def condition_style(reconstruction: str) -> tuple:
-    """Colour, marker and line style of a reconstruction, the same in every figure."""
-    return _CONDITIONS.get(reconstruction, _OTHER)
+def role_style(role: str) -> tuple:
+    """Colour, marker and line style of the reconstruction that has a role, the same in every figure."""
+    return _ROLES.get(role, _OTHER)
+
+
+def condition_style(result: Mapping[str, Any], name: str) -> tuple:
+    """That of a condition's reconstruction."""
+    return role_style(role_in_headlines(result, described(result, name).reconstruction))
 
 
 def styled() -> AbstractContextManager[None]:

@@ -7,20 +7,18 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from sae_nfm.report.conditions import COMPONENTS, described, grouped_conditions, label, of_role
 from sae_nfm.report.estimates import (
-    COMPONENTS,
     Estimate,
     condition_kl,
     estimate,
     format_estimate,
     format_value,
-    grouped_conditions,
     kl_ratio,
     kl_reduction,
     lookup,
     mse_reduction,
     number,
-    split_name,
 )
 
 
@@ -28,7 +26,10 @@ class ConditionRow(NamedTuple):
     """What the ratio table says of one condition."""
 
     name: str
-    is_baseline: bool
+    words: str
+    role: str
+    reconstruction: str  # what is spliced in or, for a baseline, what it is matched to
+    baseline: str | None
     kl: Estimate | None  # nats/token
     times_baseline: Estimate | None  # KL of the reconstruction over that of this baseline
     ce_increase: Estimate | None  # nats/token
@@ -43,6 +44,7 @@ class ComponentRow(NamedTuple):
     """What a part of the NFM brings, alone with the SAE."""
 
     name: str
+    words: str
     kl: Estimate | None  # nats/token
     kl_reduction: Estimate | None  # against the SAE alone; None for the SAE itself
     mse_reduction: Estimate | None
@@ -67,13 +69,16 @@ def condition_rows(result: Mapping[str, Any]) -> list[ConditionRow]:
 
 
 def _condition_row(result: Mapping[str, Any], name: str) -> ConditionRow:
-    baseline, reconstruction = split_name(name)
+    what = described(result, name)
     found = result["conditions"][name]
     return ConditionRow(
         name=name,
-        is_baseline=baseline is not None,
+        words=label(result, name),
+        role=what.role,
+        reconstruction=what.reconstruction,
+        baseline=what.baseline,
         kl=condition_kl(result, name),
-        times_baseline=kl_ratio(result, reconstruction, name) if baseline else None,
+        times_baseline=kl_ratio(result, what.reconstruction, name) if what.baseline else None,
         ce_increase=estimate(found.get("ce_increase"), found.get("ce_increase_ci95")),
         top1_agreement=estimate(found.get("top1_agreement")),
         median=estimate(lookup(found, "kl", "median")),
@@ -85,15 +90,17 @@ def _condition_row(result: Mapping[str, Any], name: str) -> ConditionRow:
 
 def component_rows(result: Mapping[str, Any]) -> list[ComponentRow]:
     """The SAE, and the SAE with either part and with both parts of the NFM; empty without an NFM."""
-    present = [name for name in COMPONENTS if name in (result.get("conditions") or {})]
-    if "sae" not in present or len(present) < 2:
+    sae, *others = (of_role(result, role) for role in COMPONENTS)
+    present = [name for name in (sae, *others) if name is not None]
+    if sae is None or len(present) < 2:
         return []
     return [
         ComponentRow(
             name=name,
+            words=label(result, name),
             kl=condition_kl(result, name),
-            kl_reduction=kl_reduction(result, name) if name != "sae" else None,
-            mse_reduction=mse_reduction(result, name) if name != "sae" else None,
+            kl_reduction=kl_reduction(result, name) if name != sae else None,
+            mse_reduction=mse_reduction(result, name) if name != sae else None,
         )
         for name in present
     ]
@@ -124,12 +131,13 @@ def headline_ratios(result: Mapping[str, Any]) -> list[tuple[str, Estimate]]:
 
 def headline_gains(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What the NFM gains, named and formatted; empty without an NFM."""
+    linear, bound = of_role(result, "linear"), of_role(result, "codes_bound")
     gains = (
         ("KL reduction by the NFM", lookup(result, "reduction"), 1, "%"),
         ("MSE reduction by the NFM", lookup(result, "mse_reduction"), 1, "%"),
         ("interactions beyond the linear part", lookup(result, "marginal_interaction", "absolute"), 3, ""),
-        ("  as a share of KL(sae_linear)", lookup(result, "marginal_interaction", "share"), 1, "%"),
-        ("KL reduction as a share of codes_bound's", lookup(result, "share_of_codes_bound", "kl"), 0, "%"),
+        (f"  as a share of KL({linear})", lookup(result, "marginal_interaction", "share"), 1, "%"),
+        (f"KL reduction as a share of {bound}'s", lookup(result, "share_of_codes_bound", "kl"), 0, "%"),
     )
     return [
         (name, format_estimate(read, minimum, unit) + ("" if unit else " nats/token"))
@@ -173,11 +181,11 @@ def _ratio_table(result: Mapping[str, Any]) -> Table:
         table.add_column(heading, justify="right", no_wrap=True, min_width=5)
     for row in condition_rows(result):
         table.add_row(
-            f"  {row.name}" if row.is_baseline else row.name,
+            f"  {row.name}" if row.baseline else row.name,
             format_estimate(row.kl),
-            format_estimate(row.times_baseline, 2, "×") if row.is_baseline else "",
+            format_estimate(row.times_baseline, 2, "×") if row.baseline else "",
             format_value(row.ce_increase),
             format_value(row.top1_agreement, 1, "%"),
-            style="" if row.is_baseline else "bold",
+            style="" if row.baseline else "bold",
         )
     return table

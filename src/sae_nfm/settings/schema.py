@@ -11,7 +11,9 @@ from pydantic import AfterValidator, Field
 
 from sae_nfm.settings.values import Count, Fraction, Natural, NonNegative, Several
 
-ASSETS = Path(__file__).parents[1] / "assets"
+_PACKAGE = Path(__file__).resolve().parents[1]
+ASSETS = _PACKAGE / "assets"
+CONFIG_DIR = str(_PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf")
 _LONGEST_NAME = 200  # bytes, of the 255 that file systems allow
 
 
@@ -72,8 +74,8 @@ class StudyConfig:
     activations: Part | None
     splits: Splits
     max_tokens: Count | None
-    layer: Natural
-    hook: str
+    layer: Natural | None
+    hook: str | None
     context: Several
     normalizer: Literal["scalar", "per_dimension", "none"]
     sae: Part

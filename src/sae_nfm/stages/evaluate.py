@@ -81,14 +81,18 @@ class Evaluate:
         summary = Summary(self.conditions, task.sums.compute(), self.settings.top_n)
         found = result.findings(summary)
         self._warn_of_few_documents(len(summary.tokens), workshop)
-        spliced = {n: entry for n, entry in found["conditions"].items() if n not in ("clean", "identity")}
+        spliced = {
+            name: entry
+            for name, entry in found["conditions"].items()
+            if entry["role"] not in ("clean", "identity")
+        }
         _warn_of_noise(found["noise_floor"], spliced, workshop)
         measurements = sum(entry["n"] for entry in spliced.values())
         quality = task.quality.compute()
         of_sae = ("l0", "explained_variance", "mse", "dead_fraction")
         of_nfm = ("residual_explained", "interaction_share")
         return {
-            "lm": {"clean_ce": found["conditions"]["clean"]["ce"]},
+            "lm": {"clean_ce": found["conditions"][self.conditions[0].name]["ce"]},
             "positions": self.scored.num_tokens,
             "documents": len(summary.tokens),
             "measurements": measurements,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sae_nfm.report.estimates import condition_kl, estimate, lookup, number, split_name
+from sae_nfm.report.estimates import condition_kl, estimate, lookup, number
 from sae_nfm.report.page import flatten
 from sae_nfm.report.tables import condition_rows
 
@@ -20,6 +20,7 @@ _COUNTS = ("positions", "documents", "measurements")
 _PARTS = ("sae", "nfm", "timing")
 TABLE = (
     "condition",
+    "role",
     "reconstruction",
     "baseline",
     "kl",
@@ -46,17 +47,25 @@ def tags(choices: Mapping[str, Any], more: list[str]) -> list[str]:
 
 
 def summary(result: Mapping[str, Any]) -> dict[str, float]:
-    """The figures of a study by name; what it did not measure is left out.
+    """The figures of a study; what it did not measure is left out.
+
+    Under a condition's own name, which the configuration gives it:
 
     - `kl/<condition>/mean`, with `ci_low`, `ci_high` and `median`: nats/token
     - `ce_increase/<condition>`, and `top1_agreement`, `l2`, `mse`, `cosine` in the same way
-    - `reduction`, `mse_reduction`: shares of the SAE's KL and squared error that the NFM removes
-    - `marginal_interaction`: share of KL(sae_linear) that interactions remove beyond the linear part;
-      `marginal_interaction/absolute`: the same in nats/token
     - `pathology/<reconstruction>`: its KL over that of its ε baseline;
       `pathology/<reconstruction>/<baseline>`: the same with the other baselines
-    - `pathology_change`: `pathology/sae_nfm` less `pathology/sae`
-    - `share_of_codes_bound`: the KL that the NFM takes off, over what `codes_bound` does
+
+    Of the first condition of each role, under names that stay whatever the conditions are called:
+
+    - `reduction`, `mse_reduction`: shares of the SAE's KL and squared error that the NFM removes
+    - `marginal_interaction`: share of the linear part's KL that interactions remove beyond it;
+      `marginal_interaction/absolute`: the same in nats/token
+    - `pathology_change`: the `pathology` of the NFM less that of the SAE
+    - `share_of_codes_bound`: the KL that the NFM takes off, over what a large MLP on the codes does
+
+    Of the study:
+
     - `validation/<stage>/residual_explained`: on validation documents; `num_warnings`: of the study
     - `sae/…`, `nfm/…`, `timing/…`, `measurements`, `positions`, `documents`: as in `result.json`
 
@@ -89,9 +98,8 @@ def table_rows(result: Mapping[str, Any]) -> list[Any]:
     """The conditions, each with the values of `TABLE`."""
     rows = []
     for row in condition_rows(result):
-        baseline, reconstruction = split_name(row.name)
         kl = row.kl or (None, None, None)
         shown = (row.median, row.times_baseline, row.ce_increase, row.top1_agreement, row.l2, row.cosine)
         values = [None if value is None else value.value for value in shown]
-        rows.append([row.name, reconstruction, baseline, *kl, *values, row.n])
+        rows.append([row.name, row.role, row.reconstruction, row.baseline, *kl, *values, row.n])
     return rows

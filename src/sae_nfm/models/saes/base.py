@@ -5,7 +5,7 @@ need not write them all out) and what it makes of a training batch (`attempt`). 
 codes of an activation never depend on what else is in its batch.
 """
 
-from typing import ClassVar, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -42,8 +42,6 @@ class SparseAutoencoder(nn.Module):
         b_dec_init: where `initialize_` puts the decoder bias.
     """
 
-    family: ClassVar[str]
-    """What the field calls it, as in `sae=topk`."""
     subtracts_b_dec = True
     """Whether the encoder reads x − b_dec, or x itself, as some published SAEs do."""
 
@@ -56,6 +54,11 @@ class SparseAutoencoder(nn.Module):
         self.W_enc_rows = nn.Parameter(directions.clone())
         self.b_enc = nn.Parameter(torch.zeros(d_sae))
         self.b_dec = nn.Parameter(torch.zeros(d_in))
+
+    @property
+    def family(self) -> str:
+        """What the field calls it, which is the name of its file: `topk`, `jumprelu`, …"""
+        return type(self).__module__.rpartition(".")[2]
 
     @property
     def W_enc(self) -> Float[Tensor, "d_in d_sae"]:

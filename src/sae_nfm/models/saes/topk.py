@@ -28,8 +28,6 @@ class TopKSAE(SparseAutoencoder):
         NotAllowed: `k` is not between 1 and `d_sae`, or a setting is out of range.
     """
 
-    family = "topk"
-
     def __init__(
         self,
         d_in: Count,
