@@ -1,7 +1,6 @@
 """The BatchTopK sparse autoencoder (Bussmann et al. 2024, "BatchTopK sparse autoencoders")."""
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -36,7 +35,6 @@ class BatchTopKSAE(SparseAutoencoder):
 
     threshold: Float[Tensor, ""]
     """θ, above which latents are active."""
-    family = "batch_topk"
 
     def __init__(
         self,
@@ -71,7 +69,7 @@ class BatchTopKSAE(SparseAutoencoder):
         """The k·B largest latents of a batch of B tokens; θ will follow the least of them."""
         guess = _SURELY_BELOW * self.threshold
         active = encode_largest(self.centred(x), self.W_enc_rows, self.b_enc, self.k * len(x), guess)
-        self._least = F.pad(active.values.detach(), (0, 1), value=torch.inf).min()
+        self._least = active.values.detach().min() if len(active.values) else self.threshold
         return active
 
     def attempted(

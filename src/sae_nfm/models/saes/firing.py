@@ -49,5 +49,5 @@ class Firing(nn.Module):
         self.tokens_since += num_tokens
         self.tokens_since[fired] = 0
         self.steps += 1
-        self.log_l0.copy_(l0.double().clamp_min(1 / num_tokens).log())
+        self.log_l0.copy_(l0.double().clamp_min(1e-3).log())
         self.summed_log_l0 += self.log_l0

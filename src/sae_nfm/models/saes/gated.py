@@ -30,8 +30,6 @@ class GatedSAE(SparseAutoencoder):
         NotAllowed: a setting is out of range.
     """
 
-    family = "gated"
-
     def __init__(
         self,
         d_in: Count,
@@ -57,12 +55,12 @@ class GatedSAE(SparseAutoencoder):
 
     def latents(self, x: Float[Tensor, "token d_in"]) -> Float[Tensor, "token d_sae"]:
         """The magnitudes of what passes the gates, and 0."""
-        return self._behind(self.pre_activations(x))
+        return self._gates_and_latents(x)[1]
 
     def attempt(self, x: Float[Tensor, "token d_in"], firing: Firing) -> Attempt:
         """The reconstruction, the gates' own, the penalty, and the lift of dead latents."""
-        gates = self.pre_activations(x)
-        f, opened = self._behind(gates), gates.relu()
+        gates, f = self._gates_and_latents(x)
+        opened = gates.relu()
         reconstruction = torch.addmm(self.b_dec, f, self.W_dec)
         by_gates = torch.addmm(self.b_dec.detach(), opened, self.W_dec.detach())
         terms = {
@@ -74,10 +72,13 @@ class GatedSAE(SparseAutoencoder):
         counts = (f > 0).sum(0)
         return Attempt(reconstruction, counts > 0, counts.sum() / len(x), terms)
 
-    def _behind(self, gates: Float[Tensor, "token d_sae"]) -> Float[Tensor, "token d_sae"]:
-        gain = self.r_mag.exp()
-        magnitudes = torch.addcmul(self.b_mag - gain * self.b_gate, gain, gates)  # of c = π − b_gate
-        return torch.where(gates > 0, magnitudes.relu(), 0)
+    def _gates_and_latents(
+        self, x: Float[Tensor, "token d_in"]
+    ) -> tuple[Float[Tensor, "token d_sae"], Float[Tensor, "token d_sae"]]:
+        c = self.centred(x) @ self.W_enc
+        gates = c + self.b_gate
+        magnitudes = torch.addcmul(self.b_mag, self.r_mag.exp(), c)
+        return gates, torch.where(gates > 0, magnitudes.relu(), 0)
 
     @torch.no_grad()
     def start_sparse_(self, sample: Float[Tensor, "token d_in"]) -> None:

@@ -31,8 +31,6 @@ class JumpReLUSAE(SparseAutoencoder):
         NotAllowed: a setting is out of range.
     """
 
-    family = "jumprelu"
-
     def __init__(
         self,
         d_in: Count,

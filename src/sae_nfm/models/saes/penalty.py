@@ -26,7 +26,7 @@ def l1_term(
         l0: the target.
     """
     last, summed = firing.excess(l0)
-    weight = START * (GAIN * last + RATE * summed).exp().float()
+    weight = START * (GAIN * last + RATE * summed).exp().to(x.dtype)
     return weight * latents.sum() / (len(x) * variance(x)).sqrt()
 
 

@@ -28,8 +28,6 @@ class ReLUSAE(SparseAutoencoder):
         NotAllowed: a setting is out of range.
     """
 
-    family = "relu"
-
     def __init__(
         self,
         d_in: Count,
