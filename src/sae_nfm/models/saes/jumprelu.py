@@ -40,7 +40,7 @@ class JumpReLUSAE(SparseAutoencoder):
         d_sae: Count,
         l0: Positive = 32.0,
         b_dec_init: Centre = "geometric_median",
-        bandwidth: Positive = 1.0,
+        bandwidth: Positive = 0.25,
         l0_coefficient: NonNegative = 1.0,
         auxk: Count | None = None,
         auxk_coefficient: NonNegative = 0.125,
