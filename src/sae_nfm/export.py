@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def export(source: str, format: str, out: Path) -> list[str]:
+def export(source: str | Path, format: str, out: str | Path) -> list[str]:
     """Write the SAE of a run, of an artifact, or of any folder that can be loaded.
 
     Args:
@@ -48,7 +48,7 @@ def export(source: str, format: str, out: Path) -> list[str]:
     Raises:
         NotAllowed: there is nothing to export, or the format cannot hold it.
     """
-    folders = dictionaries_of(Path(source))
+    out, folders = Path(out), dictionaries_of(Path(source))
     published = load(folders.get("sae", source))
     save(published.autoencoder, published.node, out, format, about_published(published))
     lines = [*published.warnings, f"{published.family} SAE in the format of {format}: {out}"]

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from sae_nfm.api.model import activations_of, kl_of, model_at, tokens_of
+from sae_nfm.data.tokens import text_tokens
 from sae_nfm.lm.model import LanguageModel
 from sae_nfm.lm.site import Site
 from sae_nfm.models.autoencoder import Autoencoder, Parts
@@ -75,12 +76,12 @@ class Dictionary:
         return self
 
     def tokens(self, text: str) -> Int64[Tensor, " pos"]:
-        """A text's tokens, BOS first, as the blocks of an evaluation have them.
+        """All tokens of a text, BOS first, as the blocks of an evaluation have them.
 
         >>> sae_nfm.load("runs/first").tokens("the shape of the array")
         tensor([  0, 810, 570, 298, 270, 501])
         """
-        return tokens_of(text, self.lm)
+        return text_tokens(text, self.lm.tokenizer)
 
     def encode(self, text: str | Int64[Tensor, "*block pos"]) -> Codes:
         """Values and indices of the active latents, both [pos, k]; an entry whose value is 0 is inactive.
