@@ -35,12 +35,11 @@ ADDED = {
 """What the code gives a target beside its settings."""
 HYDRAS_OWN = {"_target_", "_partial_", "_args_", "_convert_", "_recursive_"}
 
-
-@cache
 GIVEN = {"sae.path": str(Path(__file__).parent / "interop" / "fixtures" / "sae_lens" / "topk")}
 """What only a user can give, where not any text will do."""
 
 
+@cache
 def options():
     """The overrides that choose each file under conf/."""
     found = []
