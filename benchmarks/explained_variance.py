@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
+from sae_nfm.artifacts import Artifacts
 from timing import Bar, Report, arguments, parsed
 
 from sae_nfm import config
 from sae_nfm.__main__ import CONFIG_DIR
-from sae_nfm.artifacts import Artifacts
 from sae_nfm.data.activations import ActivationStream, PooledBatches
 from sae_nfm.measures.quality import DictionaryQuality
-from sae_nfm.recipes.site import SiteActivations
+from sae_nfm.recipes.activations import SiteActivations
 from sae_nfm.store.store import Store
 
 HERE = Path(__file__).parent

@@ -35,6 +35,9 @@ ADDED = {
 """What the code gives a target beside its settings."""
 HYDRAS_OWN = {"_target_", "_partial_", "_args_", "_convert_", "_recursive_"}
 
+GIVEN = {"sae.path": str(Path(__file__).parent / "interop" / "fixtures" / "sae_lens" / "topk")}
+"""What only a user can give, where not any text will do."""
+
 
 @cache
 def options():
@@ -64,7 +67,7 @@ def composed(*overrides):
     """The study's settings, with the values that a user has to give filled in."""
     cfg = compose("study", overrides=list(overrides))
     for key in OmegaConf.missing_keys(cfg):
-        OmegaConf.update(cfg, key, "given")
+        OmegaConf.update(cfg, key, GIVEN.get(key, "given"))
     return cfg
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from sae_nfm.models.codes import Codes, encode_topk, weighted_sum
+from sae_nfm.models.codes import Codes, active_latents, encode_dense, encode_topk, weighted_sum
 
 D_SAE, D_OUT, K = 12, 5, 4
 
@@ -139,3 +139,37 @@ def test_the_backward_pass_of_both_goes_from_output_to_encoder(encoder):
         strict=True,
     ):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_active_latents_are_those_above_0_padded_to_the_most_active_token():
+    latents = torch.tensor(
+        [[0.0, 2.0, 0.0, 3.0], [0.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]]
+    ).requires_grad_()
+    codes = active_latents(latents)
+    assert codes.values.shape == (3, 2)
+    assert torch.equal(codes.dense(4), latents)
+    upstream = torch.arange(12.0).view(3, 4)
+    (codes.dense(4) * upstream).sum().backward()
+    assert torch.equal(latents.grad, upstream * (latents > 0))
+
+
+@pytest.mark.parametrize("num_tokens", [0, 1, 5])
+def test_where_no_latent_is_active_there_is_one_column_of_nothing(num_tokens):
+    codes = active_latents(torch.zeros(num_tokens, D_SAE))
+    assert codes.values.shape == (num_tokens, 1)
+    assert (codes.values == 0).all()
+
+
+def test_chunks_of_tokens_make_the_same_codes_and_are_no_larger_than_they_may_be(monkeypatch):
+    monkeypatch.setattr("sae_nfm.models.codes.CHUNK", 3 * D_SAE + 1)
+    x = torch.randn(2, 5, D_SAE, generator=torch.Generator().manual_seed(0)) - torch.arange(5.0).unsqueeze(1)
+    sizes = []
+
+    def latents(chunk):
+        sizes.append(len(chunk))
+        return chunk.relu()
+
+    codes = encode_dense(latents, x, D_SAE)
+    assert sizes == [3, 3, 3, 1]
+    assert torch.equal(codes.dense(D_SAE), x.relu())
+    assert codes.values.shape == (2, 5, (x > 0).sum(-1).max())

@@ -8,8 +8,9 @@ import pytest
 import wandb
 from hydra import compose, initialize_config_dir
 
-from sae_nfm import config, study
+from sae_nfm import config
 from sae_nfm.__main__ import CONFIG_DIR
+from sae_nfm.launch import study
 from sae_nfm.store.processes import ENDS_WITH
 from tiny_studies import SETTINGS, Suite
 from wandb_files import offline_runs

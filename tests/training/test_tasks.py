@@ -138,7 +138,7 @@ def test_a_latent_that_fires_in_any_process_counts_as_fired_in_all(bench, batch,
     fired = torch.zeros(64, dtype=torch.bool).index_fill_(0, codes.indices[codes.values > 0], True)
     elsewhere = torch.zeros(64, dtype=torch.int64).index_fill_(0, torch.tensor([0, 1]), 1)
     monkeypatch.setattr(task.trainer, "world_size", 2)
-    strategy = SimpleNamespace(reduce=lambda count, reduce_op: count + elsewhere)
+    strategy = SimpleNamespace(reduce=lambda value, reduce_op: value + elsewhere if value.dim() else value)
     monkeypatch.setattr(task.trainer, "strategy", strategy, raising=False)
     task.training_step(batch, 0)
     anywhere = fired | (elsewhere > 0)

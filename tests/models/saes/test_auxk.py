@@ -112,7 +112,7 @@ def test_auxk_of_a_perfect_reconstruction_is_no_nan(sae, x, dead):
 def test_there_is_no_term_where_it_is_off_or_none_is_dead(x, coefficient, tokens):
     sae = TopKSAE(D_IN, D_SAE, K, "zero", None, coefficient, dead_after=10).double()
     firing = Firing(D_SAE)
-    firing.count(torch.zeros(D_SAE, dtype=torch.bool), tokens)
+    firing.count(torch.zeros(D_SAE, dtype=torch.bool), torch.tensor(1.0), tokens)
     assert sae.attempt(x, firing).terms == {}
 
 
@@ -120,7 +120,7 @@ def test_there_is_no_term_where_it_is_off_or_none_is_dead(x, coefficient, tokens
 def test_a_topk_sae_adds_it_by_its_weight(sae, x, auxk, k):
     sae.auxk, sae.auxk_coefficient, sae.dead_after = auxk, 0.5, 10
     firing = Firing(D_SAE)
-    firing.count(torch.arange(D_SAE) % 3 > 0, 11)
+    firing.count(torch.arange(D_SAE) % 3 > 0, torch.tensor(1.0), 11)
     attempt = sae.attempt(x, firing)
     expected = auxk_loss(sae, x, sae(x), torch.arange(D_SAE) % 3 == 0, k)
     torch.testing.assert_close(attempt.terms, {"auxk": 0.5 * expected})

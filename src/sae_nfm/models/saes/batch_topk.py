@@ -1,7 +1,6 @@
 """The BatchTopK sparse autoencoder (Bussmann et al. 2024, "BatchTopK sparse autoencoders")."""
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -70,7 +69,7 @@ class BatchTopKSAE(SparseAutoencoder):
         """The k·B largest latents of a batch of B tokens; θ will follow the least of them."""
         guess = _SURELY_BELOW * self.threshold
         active = encode_largest(self.centred(x), self.W_enc_rows, self.b_enc, self.k * len(x), guess)
-        self._least = F.pad(active.values.detach(), (0, 1), value=torch.inf).min()
+        self._least = active.values.detach().min() if len(active.values) else self.threshold
         return active
 
     def attempted(
@@ -85,13 +84,9 @@ class BatchTopKSAE(SparseAutoencoder):
         return Attempt(reconstruction, fired, l0, terms)
 
     @torch.no_grad()
-    def initialize_(self, sample: Float[Tensor, "token d_in"]) -> None:
-        """Fit bias and encoder as every family does, with the θ that leaves the sample k latents per token."""
-        self._centre_(sample)
+    def start_sparse_(self, sample: Float[Tensor, "token d_in"]) -> None:
+        """Put θ below the k·B largest of the sample."""
         self.threshold.copy_(self.largest(sample).values.min())
-        before = self.W_enc_rows[0].norm()
-        super().initialize_(sample)
-        self.threshold.mul_(self.W_enc_rows[0].norm() / before)
 
     def before_step_(self) -> None:
         """Keep the decoder's gradient orthogonal to its rows."""
