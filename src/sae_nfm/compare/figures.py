@@ -95,8 +95,8 @@ def _gain_against_quality(
     title = "What the NFM gains against the quality of the SAE"
     if by_sae := draw_quality(studies, varied):
         caption = (
-            "Does a better SAE leave less for the NFM? Numbers at the points: active latents per token (L0). Bars: "
-            "95% interval of a study; where several seeds share a point, their range."
+            "Does a better SAE leave less for the NFM? The larger a point, the more latents are active (L0). "
+            "Bars: 95% interval of a study; where several seeds share a point, their range."
         )
         return "gain_vs_quality", title, caption, by_sae
     figure = new_figure(13, 5.4)

@@ -1,7 +1,9 @@
 """What the NFM gains against how good the SAE is, where families or sparsities of SAEs differ."""
 
+import itertools
+import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -10,9 +12,9 @@ from matplotlib.lines import Line2D
 from sae_nfm.compare.measures import EXPLAINED_VARIANCE, KL_SAE, L0, MARGINAL, REDUCTION, Measure
 from sae_nfm.compare.over_settings import LOGARITHMIC, pooled
 from sae_nfm.compare.studies import ComparedStudy
-from sae_nfm.compare.varied import sort_key, text
+from sae_nfm.compare.varied import text
 from sae_nfm.report.estimates import Estimate
-from sae_nfm.report.plotstyle import SERIES, new_figure, plain_log_ticks
+from sae_nfm.report.plotstyle import GRAY, SERIES, new_figure, plain_log_ticks
 
 _ACROSS = (
     ("explained variance of the SAE, %", EXPLAINED_VARIANCE),
@@ -23,6 +25,7 @@ _UP = (
     ("marginal gain of interactions, % of KL", MARGINAL),
 )
 _OF_THE_SAE = ("sae", "l0", "sae.k", "sae.l0")  # settings by which the points of a figure differ anyway
+_MOST_SIZES = 6
 _FEWEST_SPARSITIES = 3  # of one family, from which there is a curve to see
 
 
@@ -34,15 +37,16 @@ class Point(NamedTuple):
     others: str  # what else varies
     studies: list[ComparedStudy]
 
-    @property
-    def curve(self) -> tuple[str, str]:
-        """What the points that are joined have in common."""
-        return self.family, self.others
-
     def read(self, measure: Measure) -> Estimate | None:
         """The study's figure in the unit of the axis, or the mean and range of several studies'."""
         found = [measure.plotted(read) for study in self.studies if (read := study.values[measure.name])]
         return pooled(found) if found else None
+
+
+class _Curve(NamedTuple):
+    name: str
+    style: tuple  # of `SERIES`
+    points: list[Point]
 
 
 def sae_points(studies: Sequence[ComparedStudy], varied: Sequence[str]) -> list[Point]:
@@ -72,76 +76,76 @@ def _sparsity(study: ComparedStudy) -> float:
 def draw_quality(studies: Sequence[ComparedStudy], varied: Sequence[str]) -> Figure | None:
     """The NFM's gains over explained variance and over KL of the SAE, a line for each family.
 
-    Points of a line differ in sparsity and are labelled with their L0.
+    Points of a line differ in sparsity: the larger a point, the more latents are active.
     """
     points = sae_points(studies, varied)
     if not points:
         return None
+    curves = _curves(points)
     up = [(label, measure) for label, measure in _UP if any(point.read(measure) for point in points)]
-    styles = _styles(points)
-    figure = new_figure(13.5, 4.8 * len(up) + 0.8)
+    figure = new_figure(13.5, 4.6 * len(up) + 1.4)
     panels = figure.subplots(len(up), 2, sharex="col", sharey="row", squeeze=False)
-    for row, (up_label, above) in zip(panels, up, strict=True):
-        row[0].set_ylabel(up_label)
-        for axes, (across_label, across) in zip(row, _ACROSS, strict=True):
-            _draw_curves(axes, points, styles, across, above)
-            if row is panels[-1]:
-                axes.set_xlabel(across_label)
-    for axes in panels[:, 1]:
-        _logarithmic_if_wide(axes, [point.read(KL_SAE) for point in points])
-    handles = [
-        Line2D([], [], color=colour, marker=marker, ls=line, lw=2, ms=9, label=name)
-        for name, (colour, marker, line) in dict(zip(_names(points), styles, strict=True)).items()
-    ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 6))
+    for row, (label, above) in zip(panels, up, strict=True):
+        row[0].set_ylabel(label)
+        for axes, (_, across) in zip(row, _ACROSS, strict=True):
+            for curve in curves:
+                _draw_curve(axes, curve, across, above)
+            axes.axhline(0, color="#999999", lw=1)
+            axes.grid()
+    for axes, (label, _) in zip(panels[-1], _ACROSS, strict=True):
+        axes.set_xlabel(label)
+    _logarithmic_if_wide(panels[-1, 1], points)
+    figure.legend(handles=_names(curves), loc="outside upper center", ncols=len(SERIES))
+    figure.legend(handles=_sizes(points), loc="outside lower center", ncols=_MOST_SIZES)
     return figure
 
 
-def _names(points: Sequence[Point]) -> list[str]:
-    """Each point's entry in the legend: its curve, or its family alone where curves are too many."""
-    curves = list(dict.fromkeys(point.curve for point in points))
-    few = len(curves) <= len(SERIES)
-    return [", ".join(filter(None, point.curve)) if few else point.family for point in points]
+def _curves(points: Sequence[Point]) -> list[_Curve]:
+    """The points that differ in sparsity alone; told apart by family alone where all would be too many."""
+    found: dict[tuple[str, str], list[Point]] = {}
+    for point in points:
+        found.setdefault((point.family, point.others), []).append(point)
+    few = len(found) <= len(SERIES)
+    names = [", ".join(filter(None, key)) if few else key[0] for key in found]
+    styles = dict(zip(dict.fromkeys(names), itertools.cycle(SERIES), strict=False))
+    return [_Curve(name, styles[name], of) for name, of in zip(names, found.values(), strict=True)]
 
 
-def _styles(points: Sequence[Point]) -> list[tuple]:
-    names = _names(points)
-    order = list(dict.fromkeys(names))
-    return [SERIES[order.index(name) % len(SERIES)] for name in names]
+def _draw_curve(axes: Axes, curve: _Curve, across: Measure, up: Measure) -> None:
+    """A line in order of sparsity, and both intervals of each point."""
+    colour, marker, line = curve.style
+    read = [(x, y, _size(p)) for p in curve.points if (x := p.read(across)) and (y := p.read(up))]
+    axes.plot([x.value for x, _, _ in read], [y.value for _, y, _ in read], color=colour, ls=line, lw=1.8)
+    for x, y, size in read:
+        for bar in ([x.low, x.high], [y.value] * 2), ([x.value] * 2, [y.low, y.high]):
+            if None not in (*bar[0], *bar[1]):
+                axes.plot(*bar, color=colour, lw=1.4)
+        axes.plot(x.value, y.value, marker, color=colour, mfc="white", mew=1.8, ms=size)
 
 
-def _draw_curves(
-    axes: Axes, points: Sequence[Point], styles: Sequence[tuple], across: Measure, up: Measure
-) -> None:
-    """A line through the points of every curve, in order of sparsity, with both intervals of each point."""
-    curves: dict[tuple, list[tuple[Point, Estimate, Estimate, Any]]] = {}
-    for point, style in zip(points, styles, strict=True):
-        x, y = point.read(across), point.read(up)
-        if x and y:
-            curves.setdefault(point.curve, []).append((point, x, y, style))
-    for curve in curves.values():
-        colour, marker, line = curve[0][3]
-        axes.plot([x.value for _, x, _, _ in curve], [y.value for _, _, y, _ in curve], color=colour,
-                  marker=marker, ls=line, lw=1.8, ms=8, mfc="white", mew=1.8)  # fmt: skip
-        for point, x, y, _ in curve:
-            if x.low is not None:
-                axes.plot([x.low, x.high], [y.value] * 2, color=colour, lw=1.4)
-            if y.low is not None:
-                axes.plot([x.value] * 2, [y.low, y.high], color=colour, lw=1.4)
-            _label_l0(axes, point, x, y, colour)
-    axes.axhline(0, color="#999999", lw=1)
-    axes.grid()
+def _size(point: Point) -> float:
+    """In typographic points: larger by the same amount with every doubling of the sparsity."""
+    return min(max(2.5 * math.log2(point.sparsity + 1) - 2, 3), 20)
 
 
-def _label_l0(axes: Axes, point: Point, x: Estimate, y: Estimate, colour: str) -> None:
-    l0 = point.read(L0)
-    if l0 is not None:
-        axes.annotate(f"{l0.value:.0f}", (x.value, y.value), (6, 5), textcoords="offset points",
-                      color=colour, fontsize=10)  # fmt: skip
+def _names(curves: Sequence[_Curve]) -> list[Line2D]:
+    styles = {curve.name: curve.style for curve in curves}
+    return [
+        Line2D([], [], color=colour, marker=marker, ls=line, lw=2, ms=9, mfc="white", mew=1.8, label=name)
+        for name, (colour, marker, line) in styles.items()
+    ]
 
 
-def _logarithmic_if_wide(axes: Axes, values: Sequence[Estimate | None]) -> None:
-    found = [read.value for read in values if read]
+def _sizes(points: Sequence[Point]) -> list[Line2D]:
+    """The sparsities, or some of them from the least to the most."""
+    found = sorted({point.sparsity: point for point in points}.items())
+    step = math.ceil(len(found) / _MOST_SIZES)
+    style = {"color": GRAY, "marker": "o", "mfc": "white", "mew": 1.8, "ls": "none"}
+    return [Line2D([], [], ms=_size(point), label=f"L0 {l0:.4g}", **style) for l0, point in found[::step]]
+
+
+def _logarithmic_if_wide(axes: Axes, points: Sequence[Point]) -> None:
+    found = [read.value for point in points if (read := point.read(KL_SAE))]
     if min(found) > 0 and max(found) >= LOGARITHMIC * min(found):
         axes.set_xscale("log")
         plain_log_ticks(axes.xaxis)

@@ -48,12 +48,12 @@ def _quality(points: Sequence[Point]) -> list[str]:
     num_studies = sum(len(point.studies) for point in points)
     of = "" if num_studies == len(points) else f" of {len(points)} SAEs, each the mean over its seeds"
     said = (
-        f"Over {num_studies} studies{of}, the NFM's reduction {_moves(rho)} with the SAE's explained variance: "
-        f"Spearman's ρ {_written(rho)}"
+        f"Over {num_studies} studies{of}, the NFM's reduction {_moves(rho)} with the explained variance "
+        f"of the SAE: Spearman's ρ {_written(rho)}"
     )
     at_equal_l0 = spearman(explained, gain, l0) if len(l0) == len(points) else None
-    return [f"{said}; at equal L0 (partial correlation of ranks) {_written(at_equal_l0)}." if at_equal_l0
-            else f"{said}."]  # fmt: skip
+    also = f"; at equal L0 (partial correlation of ranks) {_written(at_equal_l0)}" if at_equal_l0 else ""
+    return [f"{said}{also}."]
 
 
 def _values(points: Sequence[Point], measure: Measure) -> list[float]:
