@@ -23,7 +23,7 @@ from sae_nfm.__main__ import CONFIG_DIR
 from sae_nfm.artifacts import Artifacts
 from sae_nfm.data.activations import ActivationStream, PooledBatches
 from sae_nfm.measures.quality import DictionaryQuality
-from sae_nfm.recipes.site import SiteActivations
+from sae_nfm.recipes.activations import SiteActivations
 from sae_nfm.store.store import Store
 
 HERE = Path(__file__).parent

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from sae_nfm.recipes.site import SiteActivations
 
 from changed_lms import broken, changed_lm
 from fake_results import fake_result
 from full_disks import no_space, small_disk
+from sae_nfm import config
 from sae_nfm.__main__ import CONFIG_DIR
 from sae_nfm.config import register
 from sae_nfm.launch import study
@@ -47,7 +47,7 @@ def test_a_model_that_gives_nan_is_known_by_one_block(tmp_path, corpus_file, wei
     settings = [*Suite(tmp_path, corpus_file).settings, "lm=local", f"lm.path={folder}"]
     register()
     with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
-        activations = SiteActivations(compose("study", settings), Store(tmp_path / "artifacts"), "cpu")
+        activations = config.activations(compose("study", settings), Store(tmp_path / "artifacts"), "cpu")
     with pytest.raises(ValueError, match=named) as error:
         activations.check_finite()
     assert f"lm.path={folder}" in str(error.value)

@@ -99,8 +99,18 @@ def with_state(cls: type, settings: Mapping[str, Any], state: Mapping[str, Tenso
             raise NotAllowed(name, found, str(expected.get(name, "nothing")), f"in {file}")
     dtype = torch.float64 if any(t.dtype == torch.float64 for t in state.values()) else torch.float32
     floats = {name: t.to(dtype) if t.is_floating_point() else t for name, t in state.items()}
-    module.load_state_dict({name: t.contiguous() for name, t in floats.items()}, assign=True)
+    module.load_state_dict(_apart({name: t.contiguous() for name, t in floats.items()}), assign=True)
     return module.eval()
+
+
+def _apart(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors, none of which is another's memory, as tied weights would be."""
+    seen: set[int] = set()
+    out = {}
+    for name, tensor in state.items():
+        out[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
+        seen.add(tensor.data_ptr())
+    return out
 
 
 def _made(cls: type, settings: Mapping[str, Any], folder: Path) -> Any:

@@ -3,7 +3,7 @@
 Nothing is padded: decoder and backward pass cost as many products as there are active latents.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -62,7 +62,9 @@ def sums(
     return _BagSums.apply(entries.values, entries.latents, bags, num_bags, weight)
 
 
-def _largest(flat: Float[Tensor, " any"], number: int, guess: float | Float[Tensor, ""]) -> Int64[Tensor, " any"]:
+def _largest(
+    flat: Float[Tensor, " any"], number: int, guess: float | Float[Tensor, ""]
+) -> Int64[Tensor, " found"]:
     """Where the largest positive entries are, in ascending order."""
     candidates = (flat > guess).nonzero().squeeze(1)
     if len(candidates) < number or guess < 0:
@@ -91,14 +93,12 @@ class _Selected(torch.autograd.Function):
     """Pre-activations that were selected, as functions of what they were made of."""
 
     @staticmethod
-    def forward(
-        ctx, x: Tensor, weight: Tensor, bias: Tensor, values: Tensor, tokens: Tensor, latents: Tensor  # noqa: ANN001
-    ) -> Tensor:
-        ctx.save_for_backward(x, weight, tokens, latents)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, values: Tensor, *where: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight, *where)
         return values
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN001
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, tokens, latents = ctx.saved_tensors
         grad_x = None
         if ctx.needs_input_grad[0]:
@@ -112,14 +112,14 @@ class _Selected(torch.autograd.Function):
 class _BagSums(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx, values: Tensor, latents: Tensor, bags: Tensor, num_bags: int, weight: Tensor  # noqa: ANN001
+        ctx: Any, values: Tensor, latents: Tensor, bags: Tensor, num_bags: int, weight: Tensor
     ) -> Tensor:
         starts = _starts(bags, num_bags)
         ctx.save_for_backward(values, latents, bags, starts, weight)
         return F.embedding_bag(latents, weight, starts, mode="sum", per_sample_weights=values)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, None, None, None, Tensor | None]:  # noqa: ANN001
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, None, Tensor | None]:
         values, latents, bags, starts, weight = ctx.saved_tensors
         grad, grad_values, grad_weight = grad.contiguous(), None, None
         if ctx.needs_input_grad[0]:

@@ -98,7 +98,8 @@ class Workshop:
         """What a recipe makes; its figures, its folder and its warnings are kept under a name."""
         made = self.store.obtain(recipe)
         folder, metrics = made.folder, read_metrics(made.folder)
-        self.artifacts[name] = {"kind": recipe.kind, "fingerprint": folder.name, "path": str(folder)}
+        where = str(folder.resolve())
+        self.artifacts[name] = {"kind": recipe.kind, "fingerprint": folder.name, "path": where}
         log.info("%s: %s", name, folder)
         if metrics:
             self.metrics[name] = metrics

@@ -4,13 +4,14 @@ import math
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sae_nfm.measures.quality import DictionaryQuality
 from sae_nfm.models.autoencoder import Autoencoder
+from sae_nfm.models.saes.base import Attempt
 from sae_nfm.models.saes.firing import Firing
 from sae_nfm.training.learning import OptimizerFactory
 from sae_nfm.training.objectives.reconstruction import Reconstruction
@@ -106,7 +107,7 @@ class SAETask(DictionaryTask):
         attempt = self.autoencoder.sae.attempt(x, self.firing)
         fvu = self.objective.of_activation(x, attempt.reconstruction)
         loss = sum(attempt.terms.values(), start=fvu)
-        self._count(attempt.fired, len(batch))
+        self._count(attempt, len(batch))
         terms = {f"train/{name}": value for name, value in attempt.terms.items()}
         self.log_dict({"train/loss": loss, "train/fvu": fvu, "train/l0": attempt.l0, **terms})
         return loss
@@ -120,10 +121,12 @@ class SAETask(DictionaryTask):
         super().optimizer_step(*args, **kwargs)
         self.autoencoder.sae.after_step_()
 
-    def _count(self, fired: Bool[Tensor, " d_sae"], num_tokens: int) -> None:
-        if self.trainer.world_size > 1:
+    def _count(self, attempt: Attempt, num_tokens: int) -> None:
+        fired, l0, world_size = attempt.fired, attempt.l0, self.trainer.world_size
+        if world_size > 1:
             fired = self.trainer.strategy.reduce(fired.long(), reduce_op="sum") > 0
-        self.firing.count(fired, num_tokens * self.trainer.world_size)
+            l0 = self.trainer.strategy.reduce(l0, reduce_op="mean")
+        self.firing.count(fired, l0, num_tokens * world_size)
 
 
 class NFMTask(DictionaryTask):

@@ -38,7 +38,7 @@ def auxk_terms(
     k: int | None,
     coefficient: float,
 ) -> dict[str, Float[Tensor, ""]]:
-    """AuxK as a term of the loss, by its coefficient; none where no latent is dead. `k` None is half of d_in."""
+    """AuxK as a term of the loss, by its coefficient; none where no latent is dead. None is half of d_in."""
     if coefficient == 0 or not dead.any():
         return {}
     k = sae.d_in // 2 if k is None else k
@@ -53,6 +53,6 @@ def reconstruct_with(
     The pre-activations are computed for these latents alone, and the gradient reaches their encoder rows.
     """
     chosen = latents.nonzero().squeeze(1)
-    pre = torch.addmm(sae.b_enc[chosen], sae.centred(x), sae.W_enc_rows[chosen].t())
+    pre = sae.pre_activations(x, chosen)
     values, indices = pre.topk(min(k, len(chosen)), dim=-1, sorted=False)
     return weighted_sum(Codes(values.relu(), indices), sae.W_dec[chosen])

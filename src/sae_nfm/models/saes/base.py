@@ -1,19 +1,20 @@
 """What every sparse autoencoder is to the rest of the suite, whatever its family.
 
 A family is one file beside this one: a subclass that says how it encodes (`latents`, or `encode` where it
-need not write them all out) and what it makes of a training batch (`attempt`). Inference is per token: the codes
-of an activation never depend on what else is in its batch.
+need not write them all out) and what it makes of a training batch (`attempt`). Inference is per token: the
+codes of an activation never depend on what else is in its batch.
 """
 
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from sae_nfm.models.codes import Codes, encode_dense, weighted_sum
 from sae_nfm.models.saes.firing import Firing
 
+ALL = slice(None)
 Centre = Literal["geometric_median", "mean", "zero"]
 
 
@@ -95,11 +96,16 @@ class SparseAutoencoder(nn.Module):
         """Fit what is not random to a sample of normalised training activations.
 
         `b_dec` goes to their centre, and the encoder is scaled so that the first reconstructions have the
-        best norm: k unit directions that overlap would overshoot.
+        best norm: unit directions that overlap would overshoot.
         """
         self._centre_(sample)
+        self.start_sparse_(sample)
         centred, decoded = sample - self.b_dec, self(sample) - self.b_dec
         self.W_enc_rows.mul_((centred * decoded).sum() / decoded.pow(2).sum().clamp_min(1e-12))
+        self.start_sparse_(sample)
+
+    def start_sparse_(self, sample: Float[Tensor, "token d_in"]) -> None:
+        """Set what decides whether latents are active, so that as many are as training aims at."""
 
     def before_step_(self) -> None:
         """Change gradients before the optimizer takes its step."""
@@ -107,9 +113,11 @@ class SparseAutoencoder(nn.Module):
     def after_step_(self) -> None:
         """Bring parameters back to what they may be, and move what follows the batches."""
 
-    def pre_activations(self, x: Float[Tensor, "token d_in"]) -> Float[Tensor, "token d_sae"]:
-        """W_enc (x − b_dec) + b_enc."""
-        return torch.addmm(self.b_enc, self.centred(x), self.W_enc)
+    def pre_activations(
+        self, x: Float[Tensor, "token d_in"], latents: Int64[Tensor, " latent"] | slice = ALL
+    ) -> Float[Tensor, "token latent"]:
+        """W_enc (x − b_dec) + b_enc, of all latents or of those chosen: what decides which are active."""
+        return torch.addmm(self.b_enc[latents], self.centred(x), self.W_enc_rows[latents].t())
 
     def centred(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_in"]:
         """What the encoder multiplies."""
@@ -133,6 +141,12 @@ class SparseAutoencoder(nn.Module):
         if self.W_dec.grad is not None:
             along = torch.linalg.vecdot(self.W_dec.grad, self.W_dec).unsqueeze(1)
             self.W_dec.grad.addcmul_(along, self.W_dec, value=-1)
+
+
+def active_above(pre: Float[Tensor, "token d_sae"], l0: float) -> Float[Tensor, ""]:
+    """The value that so many pre-activations per token are above, on average."""
+    number = min(pre.numel(), max(1, round(l0 * len(pre))))
+    return pre.flatten().topk(number, sorted=False).values.min()
 
 
 def variance(x: Float[Tensor, "token d_in"]) -> Float[Tensor, ""]:

@@ -36,6 +36,7 @@ class BatchTopKSAE(SparseAutoencoder):
 
     threshold: Float[Tensor, ""]
     """θ, above which latents are active."""
+    family = "batch_topk"
 
     def __init__(
         self,
@@ -85,13 +86,9 @@ class BatchTopKSAE(SparseAutoencoder):
         return Attempt(reconstruction, fired, l0, terms)
 
     @torch.no_grad()
-    def initialize_(self, sample: Float[Tensor, "token d_in"]) -> None:
-        """Fit bias and encoder as every family does, with the θ that leaves the sample k latents per token."""
-        self._centre_(sample)
+    def start_sparse_(self, sample: Float[Tensor, "token d_in"]) -> None:
+        """Put θ below the k·B largest of the sample."""
         self.threshold.copy_(self.largest(sample).values.min())
-        before = self.W_enc_rows[0].norm()
-        super().initialize_(sample)
-        self.threshold.mul_(self.W_enc_rows[0].norm() / before)
 
     def before_step_(self) -> None:
         """Keep the decoder's gradient orthogonal to its rows."""

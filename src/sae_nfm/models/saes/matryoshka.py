@@ -32,6 +32,8 @@ class MatryoshkaSAE(BatchTopKSAE):
         NotAllowed: `k` is not between 1 and `d_sae`, or a setting is out of range.
     """
 
+    family = "matryoshka"
+
     def __init__(
         self,
         d_in: Count,
