@@ -57,7 +57,7 @@ def sae_points(studies: Sequence[ComparedStudy], varied: Sequence[str]) -> list[
         question of better and worse SAEs.
     """
     others = [key for key in varied if key not in (*_OF_THE_SAE, "seed")]
-    found: dict[tuple, list[ComparedStudy]] = {}
+    found: dict[tuple[str, float, str], list[ComparedStudy]] = {}
     for study in studies:
         if study.family and all(study.values[m.name] for m in (EXPLAINED_VARIANCE, KL_SAE, REDUCTION)):
             rest = ", ".join(f"{key.rpartition('.')[2]}={text(study.setting(key))}" for key in others)
