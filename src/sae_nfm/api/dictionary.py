@@ -25,8 +25,8 @@ _ADDED: Mapping[str, tuple[Literal["linear", "interaction"], ...]] = {
     "sae_nfm": ("linear", "interaction"),
 }
 CONDITIONS = ("clean", *_ADDED)
-"""What stands in for an activation: itself, the SAE's reconstruction, or that and parts of the NFM. Where there
-is no NFM, it is one of the first two."""
+"""What stands in for an activation: itself, the SAE's reconstruction, or that and parts of the NFM. Where
+there is no NFM, it is one of the first two."""
 
 
 class Dictionary:
