@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from scipy.special import ndtri
 from scipy.stats import spearmanr
@@ -41,4 +42,5 @@ def spearman(x: Sequence[float], y: Sequence[float], given: Sequence[float] | No
 
 
 def _rho(x: Sequence[float], y: Sequence[float]) -> float:
-    return float(spearmanr(x, y).statistic)
+    found: Any = spearmanr(x, y)
+    return float(found.statistic)

@@ -117,9 +117,10 @@ def _draw_curve(axes: Axes, curve: _Curve, across: Measure, up: Measure) -> None
     read = [(x, y, _size(p)) for p in curve.points if (x := p.read(across)) and (y := p.read(up))]
     axes.plot([x.value for x, _, _ in read], [y.value for _, y, _ in read], color=colour, ls=line, lw=1.8)
     for x, y, size in read:
-        for bar in ([x.low, x.high], [y.value] * 2), ([x.value] * 2, [y.low, y.high]):
-            if None not in (*bar[0], *bar[1]):
-                axes.plot(*bar, color=colour, lw=1.4)
+        if x.low is not None and x.high is not None:
+            axes.plot([x.low, x.high], [y.value, y.value], color=colour, lw=1.4)
+        if y.low is not None and y.high is not None:
+            axes.plot([x.value, x.value], [y.low, y.high], color=colour, lw=1.4)
         axes.plot(x.value, y.value, marker, color=colour, mfc="white", mew=1.8, ms=size)
 
 
