@@ -25,8 +25,8 @@ _ADDED: Mapping[str, tuple[Literal["linear", "interaction"], ...]] = {
     "sae_nfm": ("linear", "interaction"),
 }
 CONDITIONS = ("clean", *_ADDED)
-"""What stands in for an activation: itself, the SAE's reconstruction, or that and parts of the NFM. Where there
-is no NFM, it is one of the first two."""
+"""What stands in for an activation: itself, the SAE's reconstruction, or that and parts of the NFM. Where
+there is no NFM, it is one of the first two."""
 
 
 class Dictionary:
@@ -42,7 +42,9 @@ class Dictionary:
         dtype: of a model that is loaded.
     """
 
-    def __init__(self, autoencoder: Autoencoder, site: Site, lm: LanguageModel | str, dtype: str) -> None:
+    def __init__(
+        self, autoencoder: Autoencoder, site: Site, lm: LanguageModel | str, dtype: str = "float32"
+    ) -> None:
         self.autoencoder, self.site = autoencoder.eval(), site
         self._model = cache(partial(model_at, site, autoencoder.sae.d_in, lm, dtype))
 
