@@ -37,8 +37,8 @@ def study(overrides: Sequence[str] = (), folder: str | Path | None = None) -> di
         ValueError: the overrides do not compose, for another reason.
 
     >>> result = sae_nfm.study(
-    ...     ["corpus=text", "corpus.path=text.txt", "sae.d_sae=64", "sae.k=4"]
-    ...     + ["train_tokens=8192", "pool_tokens=8192", "validation_tokens=2000", "eval_tokens=2000"]
+    ...     ["corpus=text", "corpus.path=text.txt", "sae.d_sae=64", "sae.k=4", "train_tokens=8192"]
+    ...     + ["pool_tokens=8192", "validation_tokens=2000", "eval_tokens=2000"]
     ...     + ["evaluation.baselines=[eps]"],
     ...     folder="runs/first",
     ... )  # doctest: +ELLIPSIS
