@@ -106,7 +106,7 @@ def test_a_text_is_the_block_that_a_study_has_of_it(dictionary, scored):
 def test_what_is_not_allowed_is_named(dictionary, lm):
     with pytest.raises(NotAllowed, match=r"condition=sae_nmf: .*did you mean sae_nfm"):
         dictionary.kl(TEXT, "sae_nmf")
-    alone = sae_nfm.Dictionary(make_autoencoder(128, nfm=False), Site(1, "mlp_out"), lm, "float32")
+    alone = sae_nfm.Dictionary(make_autoencoder(128, nfm=False), Site(1, "mlp_out"), lm)
     with pytest.raises(NotAllowed, match="condition=sae_nfm: allowed are clean, sae"):
         alone.reconstruct(torch.zeros(128), "sae_nfm")
     assert alone.kl(TEXT).shape == (6,)
@@ -116,7 +116,7 @@ def test_what_is_not_allowed_is_named(dictionary, lm):
 
 def test_a_model_that_is_not_the_dictionarys_is_named(lm):
     def model_of(d_in=128, layer=1, model=lm):
-        return sae_nfm.Dictionary(make_autoencoder(d_in), Site(layer, "resid_post"), model, "float32").lm
+        return sae_nfm.Dictionary(make_autoencoder(d_in), Site(layer, "resid_post"), model).lm
 
     assert model_of() is lm
     with pytest.raises(NotAllowed, match=r"lm=.*docs_lm: its width is 128; allowed are models of width 16"):

@@ -42,7 +42,9 @@ class Dictionary:
         dtype: of a model that is loaded.
     """
 
-    def __init__(self, autoencoder: Autoencoder, site: Site, lm: LanguageModel | str, dtype: str) -> None:
+    def __init__(
+        self, autoencoder: Autoencoder, site: Site, lm: LanguageModel | str, dtype: str = "float32"
+    ) -> None:
         self.autoencoder, self.site = autoencoder.eval(), site
         self._model = cache(partial(model_at, site, autoencoder.sae.d_in, lm, dtype))
 

@@ -60,7 +60,7 @@ def load(
     check_site(published, site)
     model = _said("lm", lm, claims.model)
     if isinstance(model, LanguageModel):
-        return Dictionary(autoencoder.to(model.device), site, model, model.dtype)
+        return Dictionary(autoencoder.to(model.device), site, model)
     dtype = (published.about.get("lm") or {}).get("dtype", "float32")
     return Dictionary(autoencoder, site, str(model), dtype)
 
