@@ -218,6 +218,26 @@ def swept_result(layer=3, k=32, nfm="full", seed=0, d_sae=1024):
     return result
 
 
+def family_result(family="topk", l0=32, explained_variance=0.8, kl=0.2, reduction=0.1, seed=0):
+    """A study of an SAE of any family, as one of a sweep over families and sparsities writes it."""
+    result = swept_result(seed=seed)
+    own = {"k": l0} if family in ("topk", "batch_topk", "matryoshka") else {"l0": float(l0)}
+    result["choices"]["sae"] = family
+    result["settings"] |= {
+        "l0": float(l0),
+        "sae": {"_target_": f"sae_nfm.models.saes.{family}.{family}", "d_sae": 1024, **own},
+    }
+    result["sae"] = {
+        "family": family,
+        "d_sae": 1024,
+        "l0": float(l0),
+        "explained_variance": explained_variance,
+    }
+    result["sae"] |= {"k": l0} if "k" in own else {}
+    result["conditions"]["sae"]["kl"] |= {"mean": kl, "ci95": interval(kl, 0.02)}
+    return result | {"reduction": around(reduction, 0.03)}
+
+
 def renamed(result, names):
     """The result of the same study under other names of its reconstructions."""
 

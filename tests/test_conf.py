@@ -1,6 +1,7 @@
 """Every file under conf/ composes, and every key of every `_target_` is a parameter of what it names."""
 
 import inspect
+import itertools
 import json
 import os
 import re
@@ -35,12 +36,11 @@ ADDED = {
 """What the code gives a target beside its settings."""
 HYDRAS_OWN = {"_target_", "_partial_", "_args_", "_convert_", "_recursive_"}
 
-
-@cache
 GIVEN = {"sae.path": str(Path(__file__).parent / "interop" / "fixtures" / "sae_lens" / "topk")}
 """What only a user can give, where not any text will do."""
 
 
+@cache
 def options():
     """The overrides that choose each file under conf/."""
     found = []
@@ -166,6 +166,28 @@ def test_every_job_of_every_sweep_is_a_study(sweep):
                 config.check(cfg)
 
 
+def test_the_sweep_over_families_is_every_family_at_every_sparsity():
+    sizes = "experiment=sae_quality"
+    jobs = dict(values_of("sweep=sae_families"))
+    families = {option.partition("=")[2] for option in options() if option.startswith("sae=")}
+    assert set(jobs["sae"]) == families - {"pretrained"}
+    assert jobs["l0"] == [8, 16, 32, 64]
+    for family, l0 in itertools.product(jobs["sae"], jobs["l0"]):
+        sae = config.check(compose("study", overrides=[sizes, f"sae={family}", f"l0={l0}"])).sae
+        assert (sae.get("k", sae.get("l0")), sae.d_sae, "k" in sae) == (l0, 1024, "l0" not in sae)
+
+
+def test_one_sparsity_reaches_every_family_and_the_familys_own_setting_wins():
+    for family, own in (("topk", "k"), ("matryoshka", "k"), ("relu", "l0"), ("gated", "l0")):
+        for experiment in ("quickstart", "planted"):
+            assert (
+                compose("study", overrides=[f"experiment={experiment}", f"sae={family}", "l0=7"]).sae[own]
+                == 7
+            )
+        assert compose("study", overrides=[f"sae={family}", "l0=7", f"sae.{own}=9"]).sae[own] == 9
+    assert compose("study", overrides=["experiment=claflin_2025"]).sae.k == 1024
+
+
 def test_group_experiment_ablation_and_command_line_win_in_this_order():
     def order(*overrides):
         return compose("study", overrides=list(overrides)).nfm.order
@@ -221,6 +243,8 @@ def test_a_misspelt_key_or_option_does_not_compose(override, named):
         ("warmup=2", r"warmup=2(\.0)?: allowed are fractions from 0 to 1"),
         ("seed=abc", "seed=abc: allowed are whole numbers from 0"),
         ("train_tokens=100k", "train_tokens=100k: allowed are whole numbers from 1"),
+        ("l0=0", r"l0=0: allowed are numbers above 0"),
+        ("l0=8.5", r"sae\.k=8\.5: allowed are whole numbers from 1"),
         ("sae.k=8.5", r"sae\.k=8\.5: allowed are whole numbers from 1"),
         ("evaluation.top_n=-1", r"evaluation\.top_n=-1: allowed are whole numbers from 0"),
         ("normalizer=per_dim", "normalizer=per_dim: .*did you mean per_dimension"),

@@ -2,20 +2,21 @@
 
 import sae_nfm
 
-result = sae_nfm.study(["experiment=quickstart"])     # a whole study: what `python -m sae_nfm` does
-dictionary = sae_nfm.load("runs/…")                   # what a study made, an artifact, or a published SAE
-dictionary.kl("Once upon a time", condition="sae")    # nats/token
+result = sae_nfm.study(["experiment=quickstart"], folder="runs/first")  # as `python -m sae_nfm` does
+dictionary = sae_nfm.load("runs/first")  # or an artifact, or a published SAE
+dictionary.kl("Once upon a time", condition="sae")  # nats/token
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sae_nfm.api import CONDITIONS as CONDITIONS
     from sae_nfm.api import Dictionary as Dictionary
     from sae_nfm.api import load as load
     from sae_nfm.api import study as study
 
 __version__ = "0.1.0"
-__all__ = ["Dictionary", "load", "study"]
+__all__ = ["CONDITIONS", "Dictionary", "load", "study"]
 
 
 def __getattr__(name: str) -> Any:
@@ -25,3 +26,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -8,13 +8,10 @@ from pathlib import Path
 
 from sae_nfm.interop import hub, sae_nfm
 from sae_nfm.interop.about import about_published
-from sae_nfm.interop.files import Settings
 from sae_nfm.interop.loading import load
+from sae_nfm.interop.runs import dictionaries_of
 from sae_nfm.interop.saving import WRITABLE, save
 from sae_nfm.settings.values import NotAllowed
-
-RESULT = "result.json"
-NFM = "nfm"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def export(source: str, format: str, out: Path) -> list[str]:
+def export(source: str | Path, format: str, out: str | Path) -> list[str]:
     """Write the SAE of a run, of an artifact, or of any folder that can be loaded.
 
     Args:
@@ -51,41 +48,17 @@ def export(source: str, format: str, out: Path) -> list[str]:
     Raises:
         NotAllowed: there is nothing to export, or the format cannot hold it.
     """
-    artifacts = artifacts_of(Path(source))
-    published = load(artifacts.get("sae", source))
+    out, folders = Path(out), dictionaries_of(Path(source))
+    published = load(folders.get("sae", source))
     save(published.autoencoder, published.node, out, format, about_published(published))
     lines = [*published.warnings, f"{published.family} SAE in the format of {format}: {out}"]
-    if NFM not in artifacts:
+    if sae_nfm.NFM not in folders:
         return lines
     if format != sae_nfm.NAME:
         return [*lines, f"the NFM is left out, which only --format {sae_nfm.NAME} can hold"]
-    model, config = sae_nfm.read_residual(artifacts[NFM])
-    sae_nfm.write(model, config, out / NFM)
-    return [*lines, f"its NFM: {out / NFM}"]
-
-
-def artifacts_of(run: Path) -> dict[str, Path]:
-    """The folders of a run's `sae` and `nfm`; none where it is no folder of a finished study.
-
-    Raises:
-        NotAllowed: its result names no SAE, or one that is not there any more.
-    """
-    if not (run / RESULT).is_file():
-        return {}
-    named = Settings(run / RESULT).need("artifacts", dict)
-    found = {}
-    for name in ("sae", NFM):
-        if name in named:
-            paths = [Path(named[name]["path"]), run / named[name]["path"]]
-            there = [path for path in paths if path.is_dir()]
-            if not there:
-                raise NotAllowed(
-                    f"artifacts.{name}", paths[0], "folders that are there", f"in {run / RESULT}"
-                )
-            found[name] = there[0]
-    if "sae" not in found:
-        raise NotAllowed("artifacts", sorted(named), "results that name an sae", f"in {run / RESULT}")
-    return found
+    model, config = sae_nfm.read_residual(folders[sae_nfm.NFM])
+    sae_nfm.write(model, config, out / sae_nfm.NFM)
+    return [*lines, f"its NFM: {out / sae_nfm.NFM}"]
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,7 +1,7 @@
 import itertools
 from pathlib import Path
 
-from fake_results import swept_result
+from fake_results import family_result, swept_result
 from sae_nfm.compare.studies import ComparedStudy
 from sae_nfm.compare.varied import distinct, numeric, text, varied_settings
 from sae_nfm.report.page import flatten
@@ -26,6 +26,21 @@ def test_a_copy_under_a_longer_name_is_not_shown():
     for result, tokens in zip(results, (1000, 2000), strict=True):
         result["settings"] |= {"train_tokens": tokens, "nfm_train_tokens": tokens}
     assert varied(results) == ["train_tokens"]
+
+
+def test_the_sparsity_of_all_families_is_one_setting():
+    results = [family_result(family, l0) for family in ("topk", "jumprelu") for l0 in (8, 16)]
+    assert varied(results) == ["sae", "l0"]
+    assert varied([family_result(l0=l0) for l0 in (8, 16)]) == ["l0"]
+    results[0]["settings"]["sae"]["k"] = 9
+    assert varied(results) == ["sae", "l0", "sae.k"]
+
+
+def test_a_whole_number_is_the_same_as_a_float():
+    studies = [study(family_result(l0=l0)) for l0 in (8, 16)]
+    studies[0].settings["l0"] = 8
+    assert [text(value) for value in distinct(studies, "l0")] == ["8", "16"]
+    assert distinct([studies[0], study(family_result(l0=8))], "l0") == [8]
 
 
 def test_a_group_placed_elsewhere_owns_what_is_there():

@@ -7,12 +7,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from sae_nfm.data import tokens as tokens_module
 from sae_nfm.data.corpora import Document, TextCorpus
-from sae_nfm.data.tokens import prepare_tokens
+from sae_nfm.data.tokens import prepare_tokens, text_tokens
 from sae_nfm.store.store import Store
 
 FRACTIONS = {"validation": 0.2, "test": 0.3}
@@ -302,3 +302,14 @@ def test_a_text_that_spells_the_bos_token_is_text_and_is_told(prepare, tokenizer
     assert "<|endoftext|>" in tokenizer.decode(stream[stream != blocks.bos_id])
     (warning,) = [r.message for r in caplog.records if r.levelname == "WARNING"]
     assert "'corpus.separator=\"<|endoftext|>\"'" in warning
+
+
+def test_a_texts_own_tokens_have_one_bos_whatever_the_tokenizer_adds(tokenizer):
+    adds_bos = AutoTokenizer.from_pretrained(str(files("sae_nfm") / "assets" / "docs_lm"))
+    adds_bos.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", tokenizer.bos_token_id)]
+    )
+    assert adds_bos("an array")["input_ids"][0] == tokenizer.bos_token_id
+    for text in ("an array", "an <|endoftext|> array", ""):
+        expected = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        assert text_tokens(text, adds_bos).tolist() == [tokenizer.bos_token_id, *expected]

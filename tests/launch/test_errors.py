@@ -1,7 +1,6 @@
 """How a command ends: mistakes by key, value and what is allowed, bugs with their traceback kept."""
 
 import logging
-import sys
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -10,7 +9,7 @@ from hydra.errors import HydraException
 from sae_nfm import config
 from sae_nfm.__main__ import CONFIG_DIR
 from sae_nfm.data.corpora import TextCorpus
-from sae_nfm.launch.errors import NonFinite, errors_of_a_study, explain, told_briefly
+from sae_nfm.launch.errors import NonFinite, errors_of_a_study, explained, told_briefly
 from sae_nfm.store.store import Store
 from tiny_studies import Suite
 
@@ -44,12 +43,11 @@ def last_words(error):
         (['corpus.separator=<"|'], ["""'corpus.separator="<\\"|"'"""]),
     ],
 )
-def test_what_does_not_compose_is_answered_with_what_does(overrides, words, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["sae_nfm", *overrides])
+def test_what_does_not_compose_is_answered_with_what_does(overrides, words):
     config.register()
     with initialize_config_dir(CONFIG_DIR, version_base="1.3"), pytest.raises(HydraException) as error:
         compose("study", overrides=overrides)
-    told = explain(error.value, CONFIG_DIR)
+    told = str(explained(error.value, CONFIG_DIR, overrides))
     assert [word for word in words if word not in told] == []
 
 

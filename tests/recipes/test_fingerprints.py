@@ -25,7 +25,7 @@ OF_BOTH = {
     },
     "splits.validation": 0.3,
     "splits.test": 0.3, "max_tokens": 4000, "layer": 2, "hook": "mlp_out", "context": 16,
-    "normalizer": "none", "sae.d_sae": 128, "sae.k": 5, "sae.b_dec_init": "zero",
+    "l0": 6, "normalizer": "none", "sae.d_sae": 128, "sae.k": 5, "sae.b_dec_init": "zero",
     "sae._target_": "test_fingerprints.OtherSAE", "sae.auxk": 3, "sae.auxk_coefficient": 0.5,
     "objective._target_": "faults.RaisesOnRank0", "sae_optimizer.lr": 1e-3,
     "sae_optimizer.betas": [0.5, 0.9], "sae_optimizer.eps": 1e-6, "sae_optimizer.fused": False,
@@ -93,7 +93,7 @@ def default(corpus_file):
             overrides=[
                 *tiny,
                 "sae.d_sae=64",
-                "sae.k=4",
+                "l0=4",
                 "nfm.d_embed=8",
                 "batch_tokens=1024",
                 "corpus.heading='[a-m]'",

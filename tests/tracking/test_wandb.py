@@ -197,7 +197,7 @@ def test_the_agents_command_composes():
     config.register()
     with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
         cfg = compose("study", [*parts[4:-1], *chosen], return_hydra_config=True)
-    varied = "ablation-interaction_only,nfm.order-4,sae.k-32"
+    varied = "ablation-interaction_only,l0-32,nfm.order-4"
     assert cfg.hydra.run.dir == f"runs/wandb_sweep/{varied}"
     assert cfg.logger._target_ == "sae_nfm.tracking.wandb_runs.WandbRuns"
     assert summary(fake_result())[sweep["metric"]["name"]] == fake_result()["reduction"]["value"]

@@ -201,3 +201,17 @@ def test_auxk_is_logged_and_part_of_the_loss(bench, batch):
     loss = task.training_step(batch, 0)
     assert logged["train/auxk"] > 0
     torch.testing.assert_close(loss, logged["train/fvu"] + logged["train/auxk"])
+
+
+def test_weights_are_not_chosen_for_more_active_latents_than_were_asked_for(bench):
+    task = bench.sae_task()
+    assert task.autoencoder.sae.l0 == 4
+
+    def score(explained, l0):
+        figures = {"validation/explained_variance": explained, "validation/l0": l0}
+        return task.score({name: torch.tensor(value) for name, value in figures.items()})
+
+    assert score(0.9, 3.0) == score(0.9, 4.39) == pytest.approx(0.9)
+    assert score(0.95, 8.0) < score(0.9, 4.0) < score(0.95, 4.2)
+    task.autoencoder.sae.l0 = float("inf")
+    assert score(0.9, 1e6) == pytest.approx(0.9)

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from sae_nfm.compare.figures import draw_comparison
 from sae_nfm.compare.page import write_page
+from sae_nfm.compare.sentences import sentences
 from sae_nfm.compare.studies import read_studies
 from sae_nfm.compare.tables import print_table, write_csv
 from sae_nfm.compare.varied import sort_key, varied_settings
@@ -45,9 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     studies.sort(key=lambda study: [sort_key(study.setting(key)) for key in varied])
     write_csv(studies, varied, out / "compare.csv", top)
     figures = draw_comparison(studies, varied, out / "figures")
-    page = write_page(studies, varied, problems, figures, out / "compare.html", top)
+    found = sentences(studies, varied)
+    page = write_page(studies, varied, problems, found, figures, out / "compare.html", top)
     console = Console()
     print_table(studies, varied, problems, top, console)
+    for sentence in found:
+        console.print(sentence, soft_wrap=True, highlight=False, markup=False)
     console.print(str(page), soft_wrap=True, highlight=False, markup=False)
     return 0
 

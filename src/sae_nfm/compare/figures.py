@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from sae_nfm.compare.measures import EXPLAINED_VARIANCE, MARGINAL, MSE_REDUCTION, REDUCTION, Measure
 from sae_nfm.compare.over_settings import draw_over_setting, draw_over_two
+from sae_nfm.compare.quality import draw_quality
 from sae_nfm.compare.studies import ComparedStudy
 from sae_nfm.compare.varied import distinct, numeric, text
 from sae_nfm.report.plotstyle import GRAY, SERIES, draw_cross, mark_equal_reductions, new_figure, save, styled
@@ -91,6 +92,13 @@ def _reductions(
 def _gain_against_quality(
     studies: Sequence[ComparedStudy], varied: Sequence[str]
 ) -> tuple[str, str, str, Figure | None]:
+    title = "What the NFM gains against the quality of the SAE"
+    if by_sae := draw_quality(studies, varied):
+        caption = (
+            "Does a better SAE leave less for the NFM? The larger a point, the more latents are active (L0). "
+            "Bars: 95% interval of a study; where several seeds share a point, their range."
+        )
+        return "gain_vs_quality", title, caption, by_sae
     figure = new_figure(13, 5.4)
     left, right = figure.subplots(1, 2)
     found = 0
@@ -100,7 +108,6 @@ def _gain_against_quality(
         axes.grid()
     _legend(right)
     caption = "One point per study: does a better SAE leave less for the NFM, and for interactions?"
-    title = "What the NFM gains against the quality of the SAE"
     return "gain_vs_quality", title, caption, figure if found else None
 
 

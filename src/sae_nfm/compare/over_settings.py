@@ -32,7 +32,7 @@ _PANELS = (
 _OF_SAE = (KL_SAE, PATHOLOGY_SAE)
 _MOST_GROUPS = 5  # told apart by colour; more are drawn thin around their mean
 _MOST_NUMBERS = 64  # written into the cells of a heatmap
-_LOGARITHMIC = 8  # ratio of the largest to the smallest value from which an axis is logarithmic
+LOGARITHMIC = 8  # ratio of the largest to the smallest value from which an axis is logarithmic
 
 
 def draw_over_setting(studies: Sequence[ComparedStudy], key: str, others: Sequence[str]) -> Figure | None:
@@ -116,10 +116,11 @@ def _curve(group: Sequence[ComparedStudy], key: str, measure: Measure) -> dict[s
         if (read := study.values[measure.name]) is not None:
             found.setdefault(text(study.setting(key)), []).append(measure.plotted(read))
     ordered = [text(value) for value in distinct(group, key) if text(value) in found]
-    return {name: _pooled(found[name]) for name in ordered}
+    return {name: pooled(found[name]) for name in ordered}
 
 
-def _pooled(found: list[Estimate]) -> Estimate:
+def pooled(found: list[Estimate]) -> Estimate:
+    """A study's own estimate, or the mean and range of several studies'."""
     values = [point.value for point in found]
     return found[0] if len(found) == 1 else Estimate(float(np.mean(values)), min(values), max(values))
 
@@ -134,7 +135,7 @@ def _finish_axis(axes: Axes, values: list[Any], key: str) -> None:
     axes.set_xlabel(key)
     axes.grid(axis="y")
     places = _places(values)
-    if numeric(values) and min(values) > 0 and max(values) >= _LOGARITHMIC * min(values):
+    if numeric(values) and min(values) > 0 and max(values) >= LOGARITHMIC * min(values):
         axes.set_xscale("log")
         axes.xaxis.set_minor_locator(NullLocator())
     if len(values) <= 10:

@@ -3,11 +3,10 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 from urllib.parse import quote
 
 from sae_nfm.compare.figures import Drawn
-from sae_nfm.compare.measures import MARGINAL, MEASURES, REDUCTION
+from sae_nfm.compare.measures import MEASURES
 from sae_nfm.compare.studies import ComparedStudy, Problem
 from sae_nfm.compare.tables import counted, shown_folder, warning_lines
 from sae_nfm.compare.varied import numeric, text
@@ -32,21 +31,23 @@ def write_page(
     studies: Sequence[ComparedStudy],
     varied: Sequence[str],
     problems: Sequence[Problem],
+    found: Sequence[str],
     figures: Sequence[Drawn],
     path: Path,
     top: Path,
 ) -> Path:
-    """Write the self-contained page; studies are linked relative to it."""
+    """Write the self-contained page, the findings first; studies are linked relative to it."""
     headings = [_heading(key) for key in varied]
     headings.append(_heading("SAE"))
     headings += [_heading(measure.heading, class_="number") for measure in MEASURES]
     headings.append(_heading("study"))
     rows = (_row(study, varied, path.parent, top) for study in studies)
+    headline, *others = found
     body = page(
         f"Comparison of {counted(studies)}",
         tag("h1", top.name),
-        tag("p", _headline(studies), class_="headline"),
-        *(tag("p", sentence, class_="also") for sentence in _gains(studies)),
+        tag("p", headline, class_="headline"),
+        *(tag("p", sentence, class_="also") for sentence in others),
         tag("h2", "Studies"),
         table(headings, rows, class_="sortable"),
         tag("p", "95% intervals in brackets. A click on a heading sorts.", class_="note"),
@@ -81,29 +82,6 @@ def _row(study: ComparedStudy, varied: Sequence[str], home: Path, top: Path) -> 
     name = shown_folder(study.folder, top)
     link = tag("a", name, href=quote(os.path.relpath(report, home))) if report.is_file() else name
     return tag("tr", *cells, tag("td", link, data_sort=name, class_="name"))
-
-
-def _headline(studies: Sequence[ComparedStudy]) -> str:
-    gains = [read.value for study in studies if (read := study.values[REDUCTION.name])]
-    if not gains:
-        return f"{counted(studies)}, none with an NFM."
-    spread = f"{100 * min(gains):.1f}% to {100 * max(gains):.1f}%"
-    return (
-        f"Over {len(gains)} studies, the NFM's reduction of the SAE's next-token KL runs from {spread}, "
-        f"{100 * median(gains):.1f}% in the median."
-    )
-
-
-def _gains(studies: Sequence[ComparedStudy]) -> list[str]:
-    """How often interactions gain anything beyond the linear part."""
-    shares = [read for study in studies if (read := study.values[MARGINAL.name]) and read.low is not None]
-    if not shares:
-        return []
-    helped = sum(share.excludes(0) and share.value > 0 for share in shares)
-    return [
-        f"In {helped} of {len(shares)} studies the 95% interval of what interactions gain beyond the linear "
-        f"part lies above 0; the median gain is {100 * median(s.value for s in shares):.2f}% of the KL."
-    ]
 
 
 def _warnings(studies: Sequence[ComparedStudy], top: Path) -> Html:

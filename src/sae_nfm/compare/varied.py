@@ -12,6 +12,7 @@ _NOISE = re.compile(
     r"^(hydra|logger|name|sweep)([./]|$)|(^|[._])(dir|dirpath|folder|root|cwd|artifacts|store)$"
 )
 _WHOLE = ("experiment", "ablation")  # options that change settings all over the config
+_ALSO_CALLED = {"sae.k": "l0"}  # copies, by interpolation, that have another name
 _COINCIDENCE = 3  # two settings with this many equal values are one, interpolated
 
 
@@ -55,12 +56,18 @@ def text(value: Any) -> str:
     """A setting's value as on the command line."""
     if value is None:
         return "–"
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else _written(value)
 
 
 def _comparable(study: ComparedStudy, key: str) -> str:
     present = key in study.choices or key in study.settings
-    return json.dumps(study.setting(key), sort_keys=True) if present else ""
+    return _written(study.setting(key)) if present else ""
+
+
+def _written(value: Any) -> str:
+    """As JSON, and the same whether a whole number is held as a float or not."""
+    whole = isinstance(value, float) and value.is_integer()
+    return json.dumps(int(value) if whole else value, sort_keys=True)
 
 
 def _follows(key: str, column: tuple, kept: dict[str, tuple], choices: set[str]) -> bool:
@@ -70,7 +77,7 @@ def _follows(key: str, column: tuple, kept: dict[str, tuple], choices: set[str])
     group, _, name = key.rpartition(".")
     structural = "" in column or name == "_target_" or any(value.startswith("[") for value in column)
     for other, values in kept.items():
-        is_named_so = f"_{name}".endswith(f"_{other.rpartition('.')[2]}")
+        is_named_so = f"_{_ALSO_CALLED.get(key, name)}".endswith(f"_{other.rpartition('.')[2]}")
         is_copy = is_named_so or (group and len(set(column)) >= _COINCIDENCE)
         if is_copy and all(mine in ("", theirs) for mine, theirs in zip(column, values, strict=True)):
             return True

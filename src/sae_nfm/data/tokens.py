@@ -133,7 +133,7 @@ def prepare_tokens(
     spec = {
         "corpus": corpus.signature(),
         "tokenizer": _tokenizer_signature(tokenizer),
-        "bos_id": _bos_id(tokenizer),
+        "bos_id": bos_of(tokenizer),
         "splits": {split: float(fraction) for split, fraction in splits.items()},
         "max_tokens": max_tokens,
     }
@@ -161,7 +161,21 @@ def _check(context: int, splits: Mapping[str, float]) -> None:
         raise NotAllowed("splits", dict(splits), allowed)
 
 
-def _bos_id(tokenizer: PreTrainedTokenizerFast) -> int:
+def text_tokens(text: str, tokenizer: PreTrainedTokenizerFast) -> Int64[Tensor, " pos"]:
+    """A text as a block of its own: BOS, and its tokens, among which no special one is, whatever it spells.
+
+    Raises:
+        NotAllowed: the tokenizer has no token that can be BOS.
+    """
+    return torch.tensor([bos_of(tokenizer), *_encode([text], tokenizer)["input_ids"][0]])
+
+
+def bos_of(tokenizer: PreTrainedTokenizerFast) -> int:
+    """The id of the token that opens every block and every document: BOS, or else EOS.
+
+    Raises:
+        NotAllowed: the tokenizer has neither.
+    """
     for token_id in (tokenizer.bos_token_id, tokenizer.eos_token_id):
         if isinstance(token_id, int):
             return token_id
@@ -186,7 +200,7 @@ def _write(
     splits: Mapping[str, float],
     max_tokens: int | None,
 ) -> None:
-    bos_id = _bos_id(tokenizer)
+    bos_id = bos_of(tokenizer)
     dtype = np.uint16 if len(tokenizer) < 1 << 16 else np.uint32
     written = 0
     with ExitStack() as stack:

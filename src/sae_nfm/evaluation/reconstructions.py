@@ -86,12 +86,7 @@ class FromParts(OfTheBatch):
 
     def forward(self, batch: Spliceable) -> Float[Tensor, "block pos d_model"]:
         """x̂ and the parts asked for."""
-        out = batch.parts.sae
-        for name in self.add:
-            part = getattr(batch.parts, name)
-            assert part is not None
-            out = out + part
-        return out
+        return batch.parts.reconstruction(self.add)
 
 
 class FromControl(Reconstruction):

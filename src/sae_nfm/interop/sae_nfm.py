@@ -39,7 +39,9 @@ from sae_nfm.store.files import write_atomically
 
 WEIGHTS = ("weights.safetensors",)
 CONFIG = "config.json"
-BESIDE = (CONFIG,)
+NFM = "nfm"
+"""The folder of an NFM, where it is published with the SAE that it is on: below the SAE's."""
+BESIDE = (CONFIG, f"{NFM}/{CONFIG}", f"{NFM}/{WEIGHTS[0]}")
 NAME = "sae_nfm"
 NORMALIZERS = ("scalar", "per_dimension", "none", "token_norm", "layer_norm")
 M = TypeVar("M", bound=nn.Module)

@@ -11,7 +11,7 @@ from sae_nfm.models.autoencoder import Autoencoder
 from sae_nfm.settings.values import NotAllowed
 
 CARD = "README.md"
-_OWN_USE = "from sae_nfm.interop.loading import load\n\nautoencoder = load(FOLDER).autoencoder"
+_OWN_USE = "import sae_nfm\n\ndictionary = sae_nfm.load(FOLDER)"
 
 
 class WritableFormat(Protocol):

@@ -5,7 +5,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from hydra import compose, initialize_config_dir
@@ -51,7 +51,7 @@ def _run_briefly(main: Callable[[], None], config_dir: str) -> None:
     try:
         main()
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
-        sys.exit("error: " + explain(error, config_dir))
+        sys.exit(f"error: {explained(error, config_dir, sys.argv[1:])}")
 
 
 @contextmanager
@@ -97,33 +97,39 @@ def _signal_behind(end: BaseException) -> signal.Signals | None:
     return None
 
 
-def explain(error: BaseException, config_dir: str) -> str:
-    """What does not compose, by key, value and what is allowed, as far as Hydra tells."""
+def explained(error: BaseException, config_dir: str, overrides: Sequence[str]) -> ValueError:
+    """What does not compose, by key, value and what is allowed; in Hydra's words where it tells no more.
+
+    Args:
+        error: of Hydra or OmegaConf.
+        config_dir: the config tree.
+        overrides: what was to be composed, among which there may be flags.
+    """
     for cause in _causes(error):
         if isinstance(cause, MissingConfigException) and cause.missing_cfg_file and cause.options:
             group, _, option = cause.missing_cfg_file.rpartition("/")
-            return str(NotAllowed(group, option, sorted(cause.options)))
+            return NotAllowed(group, option, sorted(cause.options))
         if isinstance(cause, OverrideParseException):
             return _unquoted(cause)
         if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key:
-            return _unknown_key(str(cause.full_key), config_dir)
-    return _short(str(error))
+            return _unknown_key(str(cause.full_key), config_dir, overrides)
+    return ValueError(_short(str(error)))
 
 
 def _short(message: str) -> str:
     return "\n".join([line for line in message.splitlines() if line.strip()][:MAX_LINES])
 
 
-def _unquoted(error: OverrideParseException) -> str:
+def _unquoted(error: OverrideParseException) -> NotAllowed:
     """Hydra's grammar, which gives many characters a meaning, and what to write instead."""
     key, _, value = error.override.partition("=")
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
     quoted = shlex.quote(f'{key}="{escaped}"')
-    return str(NotAllowed(key, value, f"values with such characters in two pairs of quotes: {quoted}"))
+    return NotAllowed(key, value, f"values with such characters in two pairs of quotes: {quoted}")
 
 
-def _unknown_key(key: str, config_dir: str) -> str:
-    given = {part: part.lstrip("+~") for part in sys.argv[1:] if "=" in part}
+def _unknown_key(key: str, config_dir: str, overrides: Sequence[str]) -> NotAllowed:
+    given = {part: part.lstrip("+~") for part in overrides if "=" in part}
     value = next((bare.partition("=")[2] for bare in given.values() if bare.startswith(f"{key}=")), "")
     others = [part for part, bare in given.items() if not bare.startswith((key, "hydra", "-"))]
     GlobalHydra.instance().clear()
@@ -132,7 +138,7 @@ def _unknown_key(key: str, config_dir: str) -> str:
     parent = key.rpartition(".")[0]
     node = OmegaConf.select(node, parent) if parent else node
     known = [str(name) for name in node if not str(name).startswith("_")] if OmegaConf.is_dict(node) else []
-    return str(unknown(key, value, known if parent else [*known, "experiment", "ablation", "sweep"]))
+    return unknown(key, value, known if parent else [*known, "experiment", "ablation", "sweep"])
 
 
 def _composed(overrides: list[str]) -> DictConfig:

@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from sae_nfm.launch import study
+from sae_nfm.launch.quiet import quiet
 from sae_nfm.settings.schema import given
 
 
@@ -17,15 +18,13 @@ def run_study(cfg: DictConfig) -> None:
     hydra = HydraConfig.get()
     command = shlex.join(["python", "-m", "sae_nfm", *given(hydra.overrides.task)])
     choices = {name: choice for name, choice in hydra.runtime.choices.items() if "hydra" not in name}
-    _quiet_logs()
-    study.run(cfg, Path(hydra.runtime.output_dir), {"command": command, "choices": choices})
+    _have_the_first_rank_speak()
+    with quiet():
+        study.run(cfg, Path(hydra.runtime.output_dir), {"command": command, "choices": choices})
 
 
-def _quiet_logs() -> None:
-    """Leave out what Lightning and Python say by the way; ranks but the first speak to their files only."""
-    logging.captureWarnings(True)
-    logging.getLogger("py.warnings").setLevel(logging.ERROR)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+def _have_the_first_rank_speak() -> None:
+    """Ranks but the first speak to their files only."""
     if rank_zero_only.rank:
         for handler in logging.getLogger().handlers:
             if not isinstance(handler, logging.FileHandler):

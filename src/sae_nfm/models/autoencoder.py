@@ -1,6 +1,7 @@
 """Normaliser, SAE and NFM as one thing, from model activations to model activations."""
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -39,6 +40,15 @@ class Parts(NamedTuple):
     """What was planted, without its noise; None where nothing is."""
     explained: Explained
     """What other models of the residual start from."""
+
+    def reconstruction(self, add: Iterable[Literal["linear", "interaction"]]) -> Float[Tensor, "... d_in"]:
+        """x̂ and parts of the NFM, added in the order in which they are named."""
+        out = self.sae
+        for name in add:
+            part = getattr(self, name)
+            assert part is not None
+            out = out + part
+        return out
 
 
 class Autoencoder(nn.Module):

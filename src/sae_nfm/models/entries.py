@@ -1,6 +1,6 @@
 """The active latents of a training batch one after the other, where tokens have any number of them.
 
-Nothing is padded: decoder and backward pass cost as many products as there are active latents.
+Nothing is padded: decoder and backward pass cost as many products as there are entries.
 """
 
 from typing import Any, NamedTuple
@@ -14,11 +14,23 @@ from sae_nfm.models.codes import grouped_by_latent, inner_products_of_bags
 
 
 class Entries(NamedTuple):
-    """Active latents in the order of their tokens, and of the latents within a token."""
+    """Latents of tokens, in the order of the tokens and within a token of the latents."""
 
     values: Float[Tensor, " entry"]
     tokens: Int64[Tensor, " entry"]
     latents: Int64[Tensor, " entry"]
+    order: Int64[Tensor, " entry"]
+    """The entries in the order of their latents."""
+    starts: Int64[Tensor, " d_sae"]
+    """Where each latent's begin in that order."""
+
+    def having(self, values: Float[Tensor, " entry"]) -> "Entries":
+        """The same latents with other values."""
+        return self._replace(values=values)
+
+    def counts(self) -> Int64[Tensor, " d_sae"]:
+        """On how many tokens each latent is above 0."""
+        return self.latents[self.values > 0].bincount(minlength=len(self.starts))
 
 
 def encode_largest(
@@ -41,11 +53,22 @@ def encode_largest(
             and nothing else: only what is above needs sorting.
     """
     with torch.no_grad():
-        pre = torch.addmm(bias, x, weight.t()).flatten()
-        positions = _largest(pre, number, guess)
-        values = pre[positions].to(weight.dtype)
-    tokens, latents = positions // len(bias), positions % len(bias)
-    return Entries(_Selected.apply(x, weight, bias, values, tokens, latents), tokens, latents)
+        pre = torch.addmm(bias, x, weight.t())
+        positions = _largest(pre.flatten(), number, guess)
+    return _selected(x, weight, bias, pre, positions)
+
+
+def encode_above(
+    x: Float[Tensor, "token d_in"],
+    weight: Float[Tensor, "d_sae d_in"],
+    bias: Float[Tensor, " d_sae"],
+    cut: float | Float[Tensor, " d_sae"],
+) -> Entries:
+    """The pre-activations above a value, which may be each latent's own; otherwise as `encode_largest`."""
+    with torch.no_grad():
+        pre = torch.addmm(bias, x, weight.t())
+        positions = (pre > cut).flatten().nonzero().squeeze(1)
+    return _selected(x, weight, bias, pre, positions)
 
 
 def sums(
@@ -59,7 +82,14 @@ def sums(
         num_bags: how many there are; some may be empty.
         weight: one row per latent.
     """
-    return _BagSums.apply(entries.values, entries.latents, bags, num_bags, weight)
+    return _BagSums.apply(*entries, bags, num_bags, weight)
+
+
+def totals(
+    values: Float[Tensor, " entry"], order: Int64[Tensor, " entry"], starts: Int64[Tensor, " d_sae"]
+) -> Float[Tensor, " d_sae"]:
+    """Σ over the entries of each latent, added up in one order."""
+    return F.embedding_bag(order, values.unsqueeze(1), starts, mode="sum").squeeze(1)
 
 
 def _largest(
@@ -73,20 +103,21 @@ def _largest(
     return candidates[chosen.sort().values]
 
 
-def _starts(bags: Int64[Tensor, " entry"], num_bags: int) -> Int64[Tensor, " bag"]:
+def _selected(
+    x: Float[Tensor, "token d_in"],
+    weight: Float[Tensor, "d_sae d_in"],
+    bias: Float[Tensor, " d_sae"],
+    pre: Float[Tensor, "token d_sae"],
+    positions: Int64[Tensor, " entry"],
+) -> Entries:
+    tokens, latents = positions // len(bias), positions % len(bias)
+    where = (tokens, latents, *grouped_by_latent(latents, len(bias)))
+    values = pre.flatten()[positions].to(weight.dtype)
+    return Entries(_Selected.apply(x, weight, bias, values, *where), *where)
+
+
+def _bag_starts(bags: Int64[Tensor, " entry"], num_bags: int) -> Int64[Tensor, " bag"]:
     return torch.searchsorted(bags, torch.arange(num_bags, device=bags.device))
-
-
-def _sums_by_latent(
-    values: Float[Tensor, " entry"],
-    latents: Int64[Tensor, " entry"],
-    bags: Int64[Tensor, " entry"],
-    rows: Float[Tensor, "bag d_out"],
-    num_latents: int,
-) -> Float[Tensor, "latent d_out"]:
-    """Σ over the entries of a latent, of value · row, in one order."""
-    order, starts = grouped_by_latent(latents, num_latents)
-    return F.embedding_bag(bags[order], rows, starts, mode="sum", per_sample_weights=values[order])
 
 
 class _Selected(torch.autograd.Function):
@@ -99,31 +130,43 @@ class _Selected(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, tokens, latents = ctx.saved_tensors
-        grad_x = None
+        x, weight, tokens, latents, order, starts = ctx.saved_tensors
+        grad_x = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
-            starts = _starts(tokens, len(x))
-            grad_x = F.embedding_bag(latents, weight, starts, mode="sum", per_sample_weights=grad)
-        grad_weight = _sums_by_latent(grad, latents, tokens, x, len(weight))
-        grad_bias = grad.new_zeros(len(weight)).index_add_(0, latents, grad)
-        return grad_x, grad_weight, grad_bias, None, None, None
+            of_tokens = _bag_starts(tokens, len(x))
+            grad_x = F.embedding_bag(latents, weight, of_tokens, mode="sum", per_sample_weights=grad)
+        if ctx.needs_input_grad[1]:
+            parts = {"mode": "sum", "per_sample_weights": grad[order]}
+            grad_weight = F.embedding_bag(tokens[order], x, starts, **parts)
+        if ctx.needs_input_grad[2]:
+            grad_bias = totals(grad, order, starts)
+        return grad_x, grad_weight, grad_bias, *[None] * 5
 
 
 class _BagSums(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, values: Tensor, latents: Tensor, bags: Tensor, num_bags: int, weight: Tensor
+        ctx: Any,
+        values: Tensor,
+        tokens: Tensor,
+        latents: Tensor,
+        order: Tensor,
+        starts: Tensor,
+        bags: Tensor,
+        num_bags: int,
+        weight: Tensor,
     ) -> Tensor:
-        starts = _starts(bags, num_bags)
-        ctx.save_for_backward(values, latents, bags, starts, weight)
-        return F.embedding_bag(latents, weight, starts, mode="sum", per_sample_weights=values)
+        of_bags = _bag_starts(bags, num_bags)
+        ctx.save_for_backward(values, latents, order, starts, bags, of_bags, weight)
+        return F.embedding_bag(latents, weight, of_bags, mode="sum", per_sample_weights=values)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, None, Tensor | None]:
-        values, latents, bags, starts, weight = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        values, latents, order, starts, bags, of_bags, weight = ctx.saved_tensors
         grad, grad_values, grad_weight = grad.contiguous(), None, None
         if ctx.needs_input_grad[0]:
-            grad_values = inner_products_of_bags(grad, bags, starts, latents, weight)
-        if ctx.needs_input_grad[4]:
-            grad_weight = _sums_by_latent(values, latents, bags, grad, len(weight))
-        return grad_values, None, None, None, grad_weight
+            grad_values = inner_products_of_bags(grad, bags, of_bags, latents, weight)
+        if ctx.needs_input_grad[7]:
+            parts = {"mode": "sum", "per_sample_weights": values[order]}
+            grad_weight = F.embedding_bag(bags[order], grad, starts, **parts)
+        return grad_values, *[None] * 6, grad_weight

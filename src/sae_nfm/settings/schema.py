@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from omegaconf import OmegaConf
 from pydantic import AfterValidator, Field
 
-from sae_nfm.settings.values import Count, Fraction, Natural, NonNegative, Several
+from sae_nfm.settings.values import Count, Fraction, Natural, NonNegative, Positive, Several
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 ASSETS = _PACKAGE / "assets"
@@ -77,6 +77,7 @@ class StudyConfig:
     layer: Natural | None
     hook: str | None
     context: Several
+    l0: Positive
     normalizer: Literal["scalar", "per_dimension", "none"]
     sae: Part
     nfm: Part | None

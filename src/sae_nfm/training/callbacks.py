@@ -4,6 +4,7 @@ import logging
 import math
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,18 +63,20 @@ class KeepBest(Callback):
 
     Args:
         trained: the weights to keep.
-        figure: of the validation; the highest is the best.
+        score: of the figures of a validation; the highest is the best.
         first_step: that this process begins at, which the trainer does not know before it trains.
     """
 
-    def __init__(self, trained: nn.Module, figure: str, first_step: int) -> None:
-        self.trained, self.figure, self.first_step = trained, figure, first_step
+    def __init__(
+        self, trained: nn.Module, score: Callable[[Mapping[str, Tensor]], float], first_step: int
+    ) -> None:
+        self.trained, self.score, self.first_step = trained, score, first_step
         self.best, self.step = -math.inf, 0
         self.weights: dict[str, Tensor] = {}
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the weights if they are the best so far."""
-        value = float(trainer.callback_metrics[self.figure])
+        value = self.score(trainer.callback_metrics)
         if value > self.best:
             self.best, self.step = value, max(self.first_step, trainer.global_step)
             state = self.trained.state_dict()

@@ -71,7 +71,7 @@ def train(
     num_steps = task.schedule.num_steps
     last = run.ranks.from_first(lambda: newest_checkpoint(folder / CHECKPOINTS))
     first_step = 0 if last is None else _step_of(last)
-    best = KeepBest(trained, f"validation/{task.watched}", first_step)
+    best = KeepBest(trained, task.score, first_step)
     with run.logger(stage, folder) as logger:
         trainer = _trainer(run, num_steps, logger, folder, best)
         if last is not None:

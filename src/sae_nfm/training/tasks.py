@@ -1,6 +1,7 @@
 """The two training stages: the SAE, then the NFM on its residual."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from sae_nfm.models.saes.firing import Firing
 from sae_nfm.training.learning import OptimizerFactory
 from sae_nfm.training.objectives.reconstruction import Reconstruction
 from sae_nfm.training.schedule import Schedule
+
+_NEAR = 0.1  # relative excess of L0 over its target that is none
 
 
 class DictionaryTask(LightningModule):
@@ -79,6 +82,10 @@ class DictionaryTask(LightningModule):
                 self.log(f"validation/{name}", value, prog_bar=name == self.watched)
         self.quality.reset()
 
+    def score(self, figures: Mapping[str, Tensor]) -> float:
+        """How good the weights are, by the figures of a validation: the best that were seen are kept."""
+        return float(figures[f"validation/{self.watched}"])
+
     watched = "explained_variance"
     """The figure of the validation that chooses among weights."""
     least = 0.0
@@ -100,6 +107,11 @@ class SAETask(DictionaryTask):
     ) -> None:
         super().__init__(autoencoder, objective, optimizer, schedule, seed)
         self.firing = Firing(autoencoder.sae.d_sae)
+
+    def score(self, figures: Mapping[str, Tensor]) -> float:
+        """Explained variance, less what L0 is above its target: more active latents explain more."""
+        excess = float(figures["validation/l0"]) / self.autoencoder.sae.l0 - 1
+        return super().score(figures) - max(0.0, excess - _NEAR)
 
     def training_step(self, batch: Float[Tensor, "token d_in"], batch_idx: int) -> Tensor:
         """One step on a batch of raw activations."""

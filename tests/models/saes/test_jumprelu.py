@@ -3,10 +3,23 @@
 import pytest
 import torch
 
+from sae_nfm.models.codes import grouped_by_latent
+from sae_nfm.models.entries import Entries
 from sae_nfm.models.saes.firing import Firing
-from sae_nfm.models.saes.jumprelu import JumpReLUSAE, jump
+from sae_nfm.models.saes.jumprelu import JumpReLUSAE
+from sae_nfm.models.saes.jumprelu import jump as jump_of_entries
 
 WIDTH = 0.5
+
+
+def jump(pre, threshold, bandwidth):
+    """Of pre-activations that are written out, all of which are entries."""
+    num_tokens, d_sae = pre.shape
+    tokens = torch.arange(num_tokens).repeat_interleave(d_sae)
+    latents = torch.arange(d_sae).repeat(num_tokens)
+    entries = Entries(pre.flatten(), tokens, latents, *grouped_by_latent(latents, d_sae))
+    f, counts = jump_of_entries(entries, threshold, bandwidth)
+    return f.values.view_as(pre), counts
 
 
 @pytest.fixture

@@ -36,12 +36,12 @@ def test_firing_knows_the_excess_of_l0_in_the_last_step_and_over_all():
 def test_the_penalty_is_in_units_of_the_spread_and_grows_with_every_step_above_the_target(x):
     firing, f = Firing(D_SAE), torch.rand(TOKENS, D_SAE, dtype=torch.float64)
     unit = f.sum(1).mean() / (variance(x) / TOKENS).sqrt()
-    torch.testing.assert_close(l1_term(f, x, firing, 4), START * unit)
-    torch.testing.assert_close(l1_term(7 * f, 7 * x, firing, 4), START * unit)
+    torch.testing.assert_close(l1_term(f.flatten(), x, firing, 4), START * unit)
+    torch.testing.assert_close(l1_term(7 * f.flatten(), 7 * x, firing, 4), START * unit)
     firing.count(ALIVE, torch.tensor(8.0), 10)
-    torch.testing.assert_close(l1_term(f, x, firing, 4), START * 2 ** (GAIN + RATE) * unit)
+    torch.testing.assert_close(l1_term(f.flatten(), x, firing, 4), START * 2 ** (GAIN + RATE) * unit)
     firing.count(ALIVE, torch.tensor(4.0), 10)
-    torch.testing.assert_close(l1_term(f, x, firing, 4), START * 2**RATE * unit)
+    torch.testing.assert_close(l1_term(f.flatten(), x, firing, 4), START * 2**RATE * unit)
 
 
 @pytest.mark.parametrize(("cls", "name"), [(ReLUSAE, "b_enc"), (GatedSAE, "b_gate")])
@@ -85,7 +85,9 @@ def test_relu_adds_its_penalty(x):
     torch.manual_seed(0)
     sae = ReLUSAE(D_IN, D_SAE, l0=4).double()
     firing = Firing(D_SAE)
-    torch.testing.assert_close(sae.attempt(x, firing).terms, {"l1": l1_term(sae.latents(x), x, firing, 4)})
+    torch.testing.assert_close(
+        sae.attempt(x, firing).terms, {"l1": l1_term(sae.latents(x).flatten(), x, firing, 4)}
+    )
 
 
 def test_the_gates_are_trained_by_a_reconstruction_of_their_own(x):
@@ -98,7 +100,7 @@ def test_the_gates_are_trained_by_a_reconstruction_of_their_own(x):
     opened = ((x - sae.b_dec) @ sae.W_enc + sae.b_gate).relu()
     by_gates = opened @ sae.W_dec.detach() + sae.b_dec.detach()
     error = (x - by_gates).pow(2).sum() / variance(x)
-    torch.testing.assert_close(terms, {"l1": l1_term(opened, x, firing, 4), "gates": error})
+    torch.testing.assert_close(terms, {"l1": l1_term(opened.flatten(), x, firing, 4), "gates": error})
     parameters = (sae.W_enc_rows, sae.b_gate, sae.b_dec)
     ours = torch.autograd.grad(terms["gates"], parameters, retain_graph=True)
     torch.testing.assert_close(ours, torch.autograd.grad(error, parameters))

@@ -5,6 +5,7 @@ need not write them all out) and what it makes of a training batch (`attempt`). 
 codes of an activation never depend on what else is in its batch.
 """
 
+import math
 from typing import Literal, NamedTuple
 
 import torch
@@ -42,6 +43,8 @@ class SparseAutoencoder(nn.Module):
         b_dec_init: where `initialize_` puts the decoder bias.
     """
 
+    l0 = math.inf
+    """Active latents per token, on average, that training aims at; infinite where it aims at no number."""
     subtracts_b_dec = True
     """Whether the encoder reads x − b_dec, or x itself, as some published SAEs do."""
 

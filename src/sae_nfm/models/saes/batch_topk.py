@@ -49,7 +49,7 @@ class BatchTopKSAE(SparseAutoencoder):
         super().__init__(d_in, d_sae, b_dec_init)
         if k > d_sae:
             raise NotAllowed("k", k, f"1 to d_sae={d_sae}")
-        self.k = k
+        self.k = self.l0 = k
         self.auxk, self.auxk_coefficient, self.dead_after = auxk, auxk_coefficient, dead_after
         self.register_buffer("threshold", torch.zeros(()))
         self._least = self.threshold
@@ -65,23 +65,20 @@ class BatchTopKSAE(SparseAutoencoder):
         reconstruction = sums(active, active.tokens, len(x), self.W_dec) + self.b_dec
         return self.attempted(x, active, reconstruction, firing)
 
+    def attempted(
+        self, x: Float[Tensor, "token d_in"], active: Entries, reconstruction: Tensor, firing: Firing
+    ) -> Attempt:
+        """What there is to say of a reconstruction by given latents."""
+        dead, counts = firing.silent_for(self.dead_after), active.counts()
+        terms = auxk_terms(self, x, reconstruction, dead, self.auxk, self.auxk_coefficient)
+        return Attempt(reconstruction, counts > 0, counts.sum() / len(x), terms)
+
     def largest(self, x: Float[Tensor, "token d_in"]) -> Entries:
         """The k·B largest latents of a batch of B tokens; θ will follow the least of them."""
         guess = _SURELY_BELOW * self.threshold
         active = encode_largest(self.centred(x), self.W_enc_rows, self.b_enc, self.k * len(x), guess)
         self._least = active.values.detach().min() if len(active.values) else self.threshold
         return active
-
-    def attempted(
-        self, x: Float[Tensor, "token d_in"], active: Entries, reconstruction: Tensor, firing: Firing
-    ) -> Attempt:
-        """What there is to say of a reconstruction by given latents."""
-        fired = torch.zeros(self.d_sae, dtype=torch.bool, device=x.device)
-        fired[active.latents] = True
-        dead = firing.silent_for(self.dead_after)
-        terms = auxk_terms(self, x, reconstruction, dead, self.auxk, self.auxk_coefficient)
-        l0 = torch.tensor(len(active.values) / len(x), device=x.device)
-        return Attempt(reconstruction, fired, l0, terms)
 
     @torch.no_grad()
     def start_sparse_(self, sample: Float[Tensor, "token d_in"]) -> None:

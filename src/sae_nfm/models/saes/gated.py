@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from sae_nfm.models.entries import encode_above, sums
 from sae_nfm.models.saes.base import ALL, Attempt, Centre, SparseAutoencoder, active_above, variance
 from sae_nfm.models.saes.firing import Firing
 from sae_nfm.models.saes.penalty import l1_term, lift_terms
@@ -55,30 +56,24 @@ class GatedSAE(SparseAutoencoder):
 
     def latents(self, x: Float[Tensor, "token d_in"]) -> Float[Tensor, "token d_sae"]:
         """The magnitudes of what passes the gates, and 0."""
-        return self._gates_and_latents(x)[1]
+        c = self.centred(x) @ self.W_enc
+        magnitudes = torch.addcmul(self.b_mag, self.r_mag.exp(), c)
+        return torch.where(c + self.b_gate > 0, magnitudes.relu(), 0)
 
     def attempt(self, x: Float[Tensor, "token d_in"], firing: Firing) -> Attempt:
         """The reconstruction, the gates' own, the penalty, and the lift of dead latents."""
-        gates, f = self._gates_and_latents(x)
-        opened = gates.relu()
-        reconstruction = torch.addmm(self.b_dec, f, self.W_dec)
-        by_gates = torch.addmm(self.b_dec.detach(), opened, self.W_dec.detach())
+        c = encode_above(self.centred(x), self.W_enc_rows, torch.zeros_like(self.b_gate), -self.b_gate)
+        magnitudes = torch.addcmul(self.b_mag[c.latents], self.r_mag.exp()[c.latents], c.values)
+        f, gates = c.having(magnitudes.relu()), c.having(c.values + self.b_gate[c.latents])
+        reconstruction = sums(f, f.tokens, len(x), self.W_dec) + self.b_dec
+        by_gates = sums(gates, gates.tokens, len(x), self.W_dec.detach()) + self.b_dec.detach()
+        dead, counts = firing.silent_for(self.dead_after), f.counts()
         terms = {
-            "l1": l1_term(opened, x, firing, self.l0),
+            "l1": l1_term(gates.values, x, firing, self.l0),
             "gates": (x - by_gates).pow(2).sum() / variance(x),
+            **lift_terms(self, x, self.b_gate, dead, self.lift_coefficient),
         }
-        dead = firing.silent_for(self.dead_after)
-        terms |= lift_terms(self, x, self.b_gate, dead, self.lift_coefficient)
-        counts = (f > 0).sum(0)
         return Attempt(reconstruction, counts > 0, counts.sum() / len(x), terms)
-
-    def _gates_and_latents(
-        self, x: Float[Tensor, "token d_in"]
-    ) -> tuple[Float[Tensor, "token d_sae"], Float[Tensor, "token d_sae"]]:
-        c = self.centred(x) @ self.W_enc
-        gates = c + self.b_gate
-        magnitudes = torch.addcmul(self.b_mag, self.r_mag.exp(), c)
-        return gates, torch.where(gates > 0, magnitudes.relu(), 0)
 
     @torch.no_grad()
     def start_sparse_(self, sample: Float[Tensor, "token d_in"]) -> None:

@@ -1,9 +1,12 @@
 """The JumpReLU sparse autoencoder (Rajamanoharan et al. 2024, "Jumping ahead", arXiv 2407.14435)."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sae_nfm.models.entries import Entries, encode_above, sums, totals
 from sae_nfm.models.saes.auxk import auxk_terms
 from sae_nfm.models.saes.base import Attempt, Centre, SparseAutoencoder, active_above
 from sae_nfm.models.saes.firing import Firing
@@ -37,7 +40,7 @@ class JumpReLUSAE(SparseAutoencoder):
         d_sae: Count,
         l0: Positive = 32.0,
         b_dec_init: Centre = "geometric_median",
-        bandwidth: Positive = 1.0,
+        bandwidth: Positive = 0.25,
         l0_coefficient: NonNegative = 1.0,
         auxk: Count | None = None,
         auxk_coefficient: NonNegative = 0.125,
@@ -55,11 +58,12 @@ class JumpReLUSAE(SparseAutoencoder):
 
     def attempt(self, x: Float[Tensor, "token d_in"], firing: Firing) -> Attempt:
         """The reconstruction, the distance of L0 from its target, and AuxK where latents are dead."""
-        f, counts = jump(self.pre_activations(x), self.threshold, self.bandwidth)
-        reconstruction = torch.addmm(self.b_dec, f, self.W_dec)
-        l0 = counts.sum() / len(x)
+        below = self.threshold.detach() - self.bandwidth / 2
+        near = encode_above(self.centred(x), self.W_enc_rows, self.b_enc, below)
+        f, counts = jump(near, self.threshold, self.bandwidth)
+        reconstruction = sums(f, f.tokens, len(x), self.W_dec) + self.b_dec
+        l0, dead = counts.sum() / len(x), firing.silent_for(self.dead_after)
         terms = {"l0": self.l0_coefficient * (l0 / self.l0 - 1).pow(2)}
-        dead = firing.silent_for(self.dead_after)
         terms |= auxk_terms(self, x, reconstruction, dead, self.auxk, self.auxk_coefficient)
         return Attempt(reconstruction, counts > 0, l0.detach(), terms)
 
@@ -80,27 +84,36 @@ class JumpReLUSAE(SparseAutoencoder):
 
 
 def jump(
-    pre: Float[Tensor, "token d_sae"], threshold: Float[Tensor, " d_sae"], bandwidth: float
-) -> tuple[Float[Tensor, "token d_sae"], Float[Tensor, " d_sae"]]:
+    pre: Entries, threshold: Float[Tensor, " d_sae"], bandwidth: float
+) -> tuple[Entries, Float[Tensor, " d_sae"]]:
     """f = pre·1[pre > θ], and on how many tokens each latent is active.
 
     Both are steps in θ, whose derivatives are estimated by those of a ramp as wide as the bandwidth ε:
     ∂f/∂θ = −θ/ε and ∂1[pre > θ]/∂θ = −1/ε where |pre − θ| < ε/2. The counts have no gradient in pre.
+
+    Args:
+        pre: all pre-activations above θ − ε/2.
+        threshold: θ of each latent.
+        bandwidth: ε.
     """
-    return _Jump.apply(pre, threshold, bandwidth)
+    values, counts = _Jump.apply(pre.values, threshold, bandwidth, pre.latents, pre.order, pre.starts)
+    return pre.having(values), counts
 
 
 class _Jump(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, pre: Tensor, threshold: Tensor, bandwidth: float) -> tuple[Tensor, Tensor]:  # noqa: ANN001
-        active = pre > threshold
-        ctx.save_for_backward(pre, threshold, active)
+    def forward(
+        ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float, *where: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        own = threshold[where[0]]
+        active = pre > own
+        ctx.save_for_backward(pre, own, active, *where)
         ctx.bandwidth = bandwidth
-        return pre * active, active.sum(0).to(threshold.dtype)
+        return pre * active, totals(active.to(pre.dtype), *where[1:])
 
     @staticmethod
-    def backward(ctx, grad: Tensor, grad_counts: Tensor) -> tuple[Tensor, Tensor, None]:  # noqa: ANN001
-        pre, threshold, active = ctx.saved_tensors
-        window = (pre - threshold).abs() < ctx.bandwidth / 2
-        felt = threshold * (window * grad).sum(0) + grad_counts * window.sum(0)
-        return grad * active, -felt / ctx.bandwidth, None
+    def backward(ctx: Any, grad: Tensor, grad_counts: Tensor) -> tuple[Tensor | None, ...]:
+        pre, own, active, latents, order, starts = ctx.saved_tensors
+        window = (pre - own).abs() < ctx.bandwidth / 2
+        felt = window * (own * grad + grad_counts[latents])
+        return grad * active, -totals(felt, order, starts) / ctx.bandwidth, *[None] * 4

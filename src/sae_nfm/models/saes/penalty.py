@@ -11,7 +11,7 @@ START, GAIN, RATE = 0.1, 0.5, 0.03
 
 
 def l1_term(
-    latents: Float[Tensor, "token d_sae"], x: Float[Tensor, "token d_in"], firing: Firing, l0: float
+    active: Float[Tensor, " entry"], x: Float[Tensor, "token d_in"], firing: Firing, l0: float
 ) -> Float[Tensor, ""]:
     """λ times the mean of Σ f per token, in units of the tokens' root mean squared distance from their mean.
 
@@ -20,14 +20,14 @@ def l1_term(
     step so far to the power of `RATE`.
 
     Args:
-        latents: f, or what stands for it in a gated SAE.
+        active: f where it is not 0, or what stands for it in a gated SAE.
         x: normalised activations.
         firing: of the steps before this one.
         l0: the target.
     """
     last, summed = firing.excess(l0)
     weight = START * (GAIN * last + RATE * summed).exp().to(x.dtype)
-    return weight * latents.sum() / (len(x) * variance(x)).sqrt()
+    return weight * active.sum() / (len(x) * variance(x)).sqrt()
 
 
 def lift_terms(

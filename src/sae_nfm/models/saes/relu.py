@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sae_nfm.models.entries import encode_above, sums
 from sae_nfm.models.saes.base import Attempt, Centre, SparseAutoencoder, active_above
 from sae_nfm.models.saes.firing import Firing
 from sae_nfm.models.saes.penalty import l1_term, lift_terms
@@ -47,12 +48,11 @@ class ReLUSAE(SparseAutoencoder):
 
     def attempt(self, x: Float[Tensor, "token d_in"], firing: Firing) -> Attempt:
         """The reconstruction, the penalty, and the lift of dead latents."""
-        f = self.latents(x)
-        reconstruction = torch.addmm(self.b_dec, f, self.W_dec)
-        terms = {"l1": l1_term(f, x, firing, self.l0)}
-        dead = firing.silent_for(self.dead_after)
+        active = encode_above(self.centred(x), self.W_enc_rows, self.b_enc, 0.0)
+        reconstruction = sums(active, active.tokens, len(x), self.W_dec) + self.b_dec
+        dead, counts = firing.silent_for(self.dead_after), active.counts()
+        terms = {"l1": l1_term(active.values, x, firing, self.l0)}
         terms |= lift_terms(self, x, self.b_enc, dead, self.lift_coefficient)
-        counts = (f > 0).sum(0)
         return Attempt(reconstruction, counts > 0, counts.sum() / len(x), terms)
 
     @torch.no_grad()

@@ -41,7 +41,7 @@ class TopKSAE(SparseAutoencoder):
         super().__init__(d_in, d_sae, b_dec_init)
         if k > d_sae:
             raise NotAllowed("k", k, f"1 to d_sae={d_sae}")
-        self.k = k
+        self.k = self.l0 = k
         self.auxk, self.auxk_coefficient, self.dead_after = auxk, auxk_coefficient, dead_after
 
     def encode(self, x: Float[Tensor, "... d_in"]) -> Codes:

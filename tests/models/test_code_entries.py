@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from sae_nfm.models.entries import Entries, encode_largest, sums
+from sae_nfm.models.entries import encode_above, encode_largest, sums, totals
 
 D_IN, D_SAE, TOKENS, NUMBER = 5, 12, 7, 20
 
@@ -79,7 +79,7 @@ def test_sums_are_products_with_the_codes_of_each_bag_in_value_and_gradient(enco
     values = entries.values.detach().requires_grad_()
     weight = torch.randn(D_SAE, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     weight.requires_grad_()
-    entries = Entries(values, entries.tokens, entries.latents)
+    entries = entries.having(values)
     second = entries.latents >= 4
     found = sums(entries, 2 * entries.tokens + second, 2 * TOKENS, weight).view(TOKENS, 2, 3)
     codes, first = dense(entries), torch.arange(D_SAE) < 4
@@ -100,7 +100,29 @@ def test_a_frozen_weight_and_frozen_values_need_no_gradient(encoder):
     weight = torch.randn(D_SAE, 3, dtype=torch.float64)
     sums(entries, entries.tokens, TOKENS, weight).sum().backward()
     assert encoder[1].grad is not None
-    frozen = Entries(entries.values.detach(), entries.tokens, entries.latents)
+    frozen = entries.having(entries.values.detach())
     weight.requires_grad_()
     sums(frozen, frozen.tokens, TOKENS, weight).sum().backward()
     torch.testing.assert_close(weight.grad, dense(frozen).sum(0).unsqueeze(1).expand(-1, 3))
+
+
+@pytest.mark.parametrize("cut", [0.3, torch.linspace(-1, 1, D_SAE, dtype=torch.float64)])
+def test_what_is_above_a_cut_is_selected_whatever_its_sign(encoder, cut):
+    x, weight, bias = encoder
+    entries = encode_above(*encoder, cut)
+    pre = x @ weight.t() + bias
+    expected = torch.where(pre > cut, pre, 0)
+    torch.testing.assert_close(dense(entries), expected)
+    assert entries.counts().tolist() == (expected > 0).sum(0).tolist()
+    upstream = torch.randn(TOKENS, D_SAE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    ours = torch.autograd.grad((dense(entries) * upstream).sum(), encoder)
+    theirs = torch.autograd.grad((expected * upstream).sum(), encoder)
+    for found, wanted in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+def test_totals_are_sums_over_the_entries_of_each_latent(encoder):
+    entries = encode_largest(*encoder, NUMBER)
+    with torch.no_grad():
+        found = totals(entries.values, entries.order, entries.starts)
+        torch.testing.assert_close(found, dense(entries).sum(0))
