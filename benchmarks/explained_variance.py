@@ -30,8 +30,7 @@ from sae_nfm.store.store import fingerprint
 
 HERE = Path(__file__).parent
 SETTINGS = ["hook=resid_post", "nfm=none", "trainer=cpu", "logger=none"]
-SPARSITY = {"topk": "k", "batch_topk": "k", "matryoshka": "k", "relu": "l0", "gated": "l0", "jumprelu": "l0"}
-"""The setting that says how sparse a family is."""
+FAMILIES = ("topk", "batch_topk", "matryoshka", "jumprelu", "gated", "relu")
 LIBRARIES = ("sae-lens", "dictionary-learning")
 
 
@@ -99,7 +98,7 @@ def main() -> None:
     """Train all and write the table."""
     parser = arguments(__doc__, layer=2, d_sae=1024, l0=16, train_tokens=2_000_000, held_out=65536)
     parser.add_argument("--peers", type=Path, default=HERE / ".venv/bin/python", help="Python with the peers")
-    parser.add_argument("--families", nargs="+", choices=SPARSITY, default=list(SPARSITY))
+    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=FAMILIES)
     parser.add_argument("--libraries", nargs="+", choices=LIBRARIES, default=LIBRARIES)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("folder", type=Path, help="where activations and runs are kept")
@@ -112,7 +111,7 @@ def main() -> None:
     theirs(args.peers, cfg, args)
     found, held_out = {}, torch.from_numpy(np.load(args.folder / "held_out.npy"))
     for family in args.families:
-        of_family = [f"sae={family}", f"sae.d_sae={args.d_sae}", f"sae.{SPARSITY[family]}={args.l0}"]
+        of_family = [f"sae={family}", f"sae.d_sae={args.d_sae}", f"l0={args.l0}"]
         studies = [compose_study([*common, *of_family, f"seed={seed}"]) for seed in args.seeds]
         found[family] = [ours(study, held_out, args.folder) for study in studies]
     lines = (args.folder / "peers.jsonl").read_text().splitlines()
