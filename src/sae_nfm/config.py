@@ -3,11 +3,10 @@
 import copy
 import logging
 from collections.abc import Iterable, Mapping
-from functools import partial
 from inspect import isclass
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -30,6 +29,7 @@ from sae_nfm.models.least_squares import bytes_of, check_memory
 from sae_nfm.models.residuals.base import ResidualModel
 from sae_nfm.models.saes.base import SparseAutoencoder
 from sae_nfm.recipes.activations import SiteActivations
+from sae_nfm.recipes.curriculum import check_course, course, learning, trained_together, trainer_spec
 from sae_nfm.recipes.published import PublishedSAE
 from sae_nfm.recipes.sae import TrainedSAE
 from sae_nfm.recipes.workshop import Order, Workshop
@@ -37,23 +37,16 @@ from sae_nfm.settings.nodes import made, tried, typed
 from sae_nfm.settings.schema import plain as plain
 from sae_nfm.settings.schema import register as register
 from sae_nfm.settings.values import NotAllowed, missing
-from sae_nfm.stages.dictionaries import MakeNFM, MakeSAE
 from sae_nfm.stages.evaluate import FEW_DOCUMENTS, Evaluate
 from sae_nfm.stages.stage import Stage
+from sae_nfm.stages.train import Train
 from sae_nfm.store.distributed import start_ranks
 from sae_nfm.store.ranks import Ranks
 from sae_nfm.store.store import Store
 from sae_nfm.tracking.trackers import Tracker
-from sae_nfm.training.learning import Learning
 from sae_nfm.training.run import Run
 
 log = logging.getLogger(__name__)
-_WHERE = ("accelerator", "devices", "strategy", "num_nodes", "profiler", "detect_anomaly")
-_HOW = ("precision", "deterministic", "benchmark", "plugins")
-_LEARNING = (
-    *("batch_tokens", "pool_tokens", "warmup", "decay", "gradient_clip"),
-    *("validations", "validation_tokens"),  # they choose among the weights of a run
-)
 _MUCH = 1e9  # bytes
 
 
@@ -108,40 +101,22 @@ def pool(cfg: DictConfig) -> Pool:
     return Pool(cfg.pool_tokens, cfg.batch_tokens)
 
 
-def learning(cfg: DictConfig, part: Literal["sae", "nfm"]) -> Learning:
-    """How the SAE, or models of its residual, learn."""
-    tokens_setting = {"sae": "train_tokens", "nfm": "nfm_train_tokens"}[part]
-    optimizer = cfg[f"{part}_optimizer"]
-    settings = {
-        "objective": plain(cfg.objective),
-        "optimizer": plain(optimizer),
-        "trainer": trainer_spec(cfg),
-        **{name: cfg[name] for name in _LEARNING},
-    }
-    return Learning(
-        objective=made(cfg.objective),
-        optimizer=made(optimizer),
-        tokens_setting=tokens_setting,
-        num_tokens=cfg[tokens_setting],
-        batch_tokens=cfg.batch_tokens,
-        warmup=cfg.warmup,
-        decay=cfg.decay,
-        settings=settings,
-    )
-
-
 def workshop(cfg: DictConfig, tracker: Tracker, ranks: Ranks) -> Workshop:
     """Where the study's things are made."""
     store = Store(cfg.artifacts, ranks, cfg.verify)
     at, how = activations(cfg, store, ranks.device), run(cfg, tracker, ranks)
     trained = trained_sae(cfg, at, how) if is_trained_here(cfg) else None
+    sae = trained or published_sae(cfg, at)
     sizes = (cfg.evaluation.covariance_tokens, cfg.evaluation.bank_tokens)
     order = Order(
-        sae=trained or published_sae(cfg, at),
+        course=course(cfg),
+        sae=sae,
+        sae_node=dict(sae.node),
         trained=trained,
+        nfm_node=plain(cfg.nfm),
+        nfm=lambda node, d_sae, d_out: nfm(_changed(cfg.nfm, node), d_sae, d_out),
         plant=None if cfg.plant is None else lambda: made(cfg.plant),
         plant_node=plain(cfg.plant),
-        residual=learning(cfg, "nfm"),
         linear_tokens=cfg.linear_tokens,
         surroundings=sizes,
     )
@@ -155,7 +130,7 @@ def trained_sae(cfg: DictConfig, at: SiteActivations, how: Run) -> TrainedSAE:
         node=plain(cfg.sae),
         build=lambda node, d_in: made(_changed(cfg.sae, node), d_in=d_in),
         normalizer=cfg.normalizer,
-        learning=learning(cfg, "sae"),
+        learning=learning(cfg, "sae_objective", "train_tokens", "sae_optimizer", fits=True),
         activations=at,
         run=how,
     )
@@ -192,8 +167,7 @@ def stages(cfg: DictConfig, workshop: Workshop, folder: Path) -> list[Stage]:
     """What the study does, in order; what can be known to be wrong is told before anything is made."""
     evaluate = evaluation(cfg, workshop, folder)
     _check_memory(cfg, evaluate.reconstructions.values(), workshop)
-    make_nfm = [] if cfg.nfm is None else [MakeNFM(plain(cfg.nfm), partial(nfm, cfg.nfm))]
-    return [MakeSAE(), *make_nfm, evaluate]
+    return [*map(Train, workshop.order.course), evaluate]
 
 
 def evaluation(cfg: DictConfig, workshop: Workshop, folder: Path) -> Evaluate:
@@ -257,6 +231,7 @@ def conditions(cfg: DictConfig) -> list[Condition]:
 def reconstructions(cfg: DictConfig) -> dict[str, Reconstruction]:
     """The reconstructions that the evaluation names, without those whose NFM or plant there is not."""
     there_is = {
+        **trained_together(cfg),
         "nfm": cfg.nfm is not None,
         "plant": cfg.plant is not None,
         "trained_sae": is_trained_here(cfg),
@@ -275,23 +250,6 @@ def _named(evaluation: DictConfig, chosen: str, definitions: str) -> dict[str, A
     if unknown := [name for name in evaluation[chosen] if name not in available]:
         raise NotAllowed(f"evaluation.{chosen}", unknown, list(available))
     return {name: made(available[name]) for name in evaluation[chosen]}
-
-
-def trainer_spec(cfg: DictConfig) -> dict[str, Any]:
-    """What of the trainer's settings changes weights, as opposed to where they are trained.
-
-    Raises:
-        NotAllowed: a setting is the study's own, or would train on other steps than are recorded.
-    """
-    settings = {name: value for name, value in plain(cfg.trainer).items() if not name.startswith("_")}
-    if refused := sorted(set(settings) - set(_WHERE) - set(_HOW)):
-        raise NotAllowed(
-            f"trainer.{refused[0]}",
-            settings[refused[0]],
-            ", ".join((*_WHERE, *_HOW)),
-            "a study's length, its batches and its validations are settings of their own",
-        )
-    return {name: settings[name] for name in _HOW if name in settings}
 
 
 def _accelerator(asked: str) -> str:
@@ -350,18 +308,17 @@ def check(cfg: DictConfig) -> DictConfig:
     trainer_spec(cfg)
     activation_cache(cfg)
     pool(cfg)
-    learning(cfg, "sae").schedule()
     cfg = at_its_site(cfg)
+    check_course(cfg)
     with torch.device("meta"):
         if is_trained_here(cfg):
             sae(cfg.sae, d_in=8)
         if cfg.nfm is not None:
             nfm(cfg.nfm, 8, 8)
-            learning(cfg, "nfm").schedule()
     conditions(cfg)
     if cfg.plant is not None:
         made(cfg.plant)
-    for node in (cfg.sae_optimizer, cfg.nfm_optimizer):
+    for node in (cfg.sae_optimizer, cfg.nfm_optimizer, cfg.tuning_optimizer):
         tried(node, lambda make: make([nn.Parameter(torch.zeros(1))]), f"what {node._target_} takes")
     return cfg
 

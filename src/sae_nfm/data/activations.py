@@ -158,7 +158,7 @@ class ActivationModule(LightningDataModule):
         seed: int,
     ) -> None:
         super().__init__()
-        self.pool, self.seed = pool, seed
+        self.pool, self.seed, self.tokens_per_step = pool, seed, pool.batch
         self.training, self.validation = training, validation
         self.validation_tokens = min(validation_tokens, self.validation.tokens_per_round)
         self.step = 0

@@ -16,11 +16,15 @@ from sae_nfm.models.autoencoder import Autoencoder
 from sae_nfm.models.residuals.base import ResidualModel
 from sae_nfm.models.residuals.linear import LinearControl
 from sae_nfm.models.residuals.mlp import CodesMLP
+from sae_nfm.recipes.course import Candidate
+from sae_nfm.recipes.training import finished
 from sae_nfm.recipes.workshop import Workshop, num_parameters
+from sae_nfm.training.parts import PARTS, Part
 from sae_nfm.settings.values import Count, checked
 
-Need = Literal["nfm", "plant", "trained_sae", "surroundings", "latent_solution"]
-"""`latent_solution`: least squares over all latents, which take memory."""
+Need = Literal["nfm", "plant", "trained_sae", "surroundings", "latent_solution", "together", "tuned"]
+"""`latent_solution`: least squares over all latents, which take memory. `together`: a stage that trains
+interactions and what is linear together. `tuned`: a stage that trains parts further, or several from scratch."""
 
 
 class Replacement(nn.Module):
@@ -126,17 +130,53 @@ class FromMLP(Reconstruction):
         self.needs = frozenset(needed)
 
     def build(self, name: str, workshop: Workshop) -> Replacement:
-        """Train the MLP."""
+        """Train the MLP, by the stages that the NFM is trained by."""
         sae = workshop.autoencoder.sae
         hidden = self.d_hidden or CodesMLP.hidden_for(workshop.nfm_size(), sae.d_sae, sae.d_in, self.support)
-        torch.manual_seed(workshop.activations.seed)
-        model = CodesMLP(sae.d_sae, sae.d_in, hidden, self.support)
         node = {
             "_target_": f"{CodesMLP.__module__}.CodesMLP",
             "d_hidden": hidden,
             "support": self.support,
         }
-        return Corrected(workshop.residual(name, node, model, self.rounds))
+
+        def build(d_sae: int, d_out: int) -> ResidualModel:
+            return CodesMLP(d_sae, d_out, hidden, self.support)
+
+        candidate = Candidate(name, frozenset[Part](PARTS), node, build, self.rounds)
+        return _replacement(finished(candidate, workshop), workshop)
+
+
+@checked
+class WithoutParts(Reconstruction):
+    """The study's dictionary, trained without some of its parts by the same stages.
+
+    Without the interactions it is the best linear reconstruction that the same training gives: what
+    interactions are worth is what they add to it, rather than to a linear part that grew up beside them.
+
+    Args:
+        without: `interaction`; or `linear` and `interaction`, for the SAE alone.
+    """
+
+    def __init__(self, without: Sequence[Literal["linear", "interaction"]]) -> None:
+        self.without = frozenset[Part](without)
+        sae_alone = self.without == {"linear", "interaction"}
+        self.role = "sae_alone" if sae_alone else "linear_alone"
+        self.needs = frozenset({"nfm", "tuned" if sae_alone else "together"})
+
+    def build(self, name: str, workshop: Workshop) -> Replacement:
+        """Train it."""
+        there, node = frozenset[Part](PARTS) - self.without, workshop.order.nfm_node
+        if self.role == "sae_alone" or node is None:
+            return _replacement(finished(Candidate(name, there), workshop), workshop)
+        node = {**node, "interaction": False}
+        return _replacement(finished(Candidate(name, there, node, workshop.from_node(node)), workshop), workshop)
+
+
+def _replacement(candidate: Candidate, workshop: Workshop) -> Replacement:
+    """What a finished dictionary makes of an activation; the study's SAE does not run twice."""
+    if candidate.foundation is workshop.foundation and candidate.nfm is not None:
+        return Corrected(candidate.nfm)
+    return FromAutoencoder(candidate.autoencoder)
 
 
 class Corrected(Replacement):
@@ -165,14 +205,15 @@ class WideSAE(Reconstruction):
     def build(self, name: str, workshop: Workshop) -> Replacement:
         """Train it."""
         size = num_parameters(workshop.autoencoder.sae) + workshop.nfm_size()
-        return FromAutoencoder(workshop.wider_sae(name, size))
+        alone = Candidate(name, frozenset[Part]({"sae"}), wider=size)
+        return _replacement(finished(alone, workshop), workshop)
 
 
 class FromAutoencoder(Replacement):
-    """Another SAE's x̂.
+    """Another dictionary's reconstruction.
 
     Args:
-        autoencoder: with its own normaliser.
+        autoencoder: its normaliser, its SAE, and its model of the residual, where it has one.
     """
 
     def __init__(self, autoencoder: Autoencoder) -> None:
@@ -181,7 +222,8 @@ class FromAutoencoder(Replacement):
 
     def forward(self, batch: Spliceable) -> Float[Tensor, "block pos d_model"]:
         """Its reconstruction of the same activation."""
-        return self.autoencoder(batch.x).sae
+        parts = self.autoencoder(batch.x)
+        return parts.reconstruction(() if self.autoencoder.nfm is None else ("linear", "interaction"))
 
 
 class Planted(OfTheBatch):

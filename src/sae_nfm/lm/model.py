@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sae_nfm.lm.load import boot, drop_added_bias
 from sae_nfm.lm.site import HOOKS, Prefix, Site
-from sae_nfm.lm.skip import layers_return_tuples, passing_through
+from sae_nfm.lm.layers import layers_return_tuples, passing_through
 from sae_nfm.settings.values import NotAllowed, checked
 from sae_nfm.store.hashes import file_hash
 
@@ -32,10 +32,17 @@ class LanguageModel:
     Args:
         path: a Hugging Face model name or a local folder in its format.
         dtype: `float32`, `float64`, `bfloat16` or `float16`.
+        checkpointing: whether training through the model computes the inside of its layers again in the
+            backward pass, which takes a third more time and a fraction of the memory.
     """
 
-    def __init__(self, path: str, dtype: Literal["float32", "float64", "bfloat16", "float16"]) -> None:
-        self.path, self.dtype = path, dtype
+    def __init__(
+        self,
+        path: str,
+        dtype: Literal["float32", "float64", "bfloat16", "float16"],
+        checkpointing: bool = False,
+    ) -> None:
+        self.path, self.dtype, self.checkpointing = path, dtype, checkpointing
         self.bridge = boot(path, DTYPES[dtype])
         self.bridge.eval().requires_grad_(False)
         drop_added_bias(self.bridge)
@@ -123,6 +130,15 @@ class LanguageModel:
             resid: `Prefix.resid` of the same rows; read only where a hook has to splice.
             site: the site that both belong to.
         """
+        return self.splice(activation, resid, site)
+
+    def splice(
+        self,
+        activation: Float[Tensor, "row pos d_model"],
+        resid: Float[Tensor, "row pos d_model"],
+        site: Site,
+    ) -> Float[Tensor, "row pos d_vocab"]:
+        """`suffix`, with the gradient of the activation where it has one."""
         activation = activation.to(DTYPES[self.dtype])
         start = site.layer_entered(self.n_layers)
         if start is not None:

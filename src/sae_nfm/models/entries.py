@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from sae_nfm.models.codes import grouped_by_latent, inner_products_of_bags
+from sae_nfm.models.codes import Codes, grouped_by_latent, inner_products_of_bags
 
 
 class Entries(NamedTuple):
@@ -27,6 +27,17 @@ class Entries(NamedTuple):
     def having(self, values: Float[Tensor, " entry"]) -> "Entries":
         """The same latents with other values."""
         return self._replace(values=values)
+
+    def codes(self, num_tokens: int) -> Codes:
+        """The same padded to the most active token's, and to one latent at least."""
+        counts = self.tokens.bincount(minlength=num_tokens)
+        width = int(F.pad(counts, (0, 1), value=1).max())
+        places = torch.arange(len(self.tokens), device=counts.device) - (counts.cumsum(0) - counts)[self.tokens]
+        at, empty = (self.tokens, places), self.values.new_zeros(num_tokens, width)
+        # Padding points to one latent after the other: a sum over the entries of a latent stays short.
+        indices = torch.arange(width, device=counts.device) % len(self.starts)
+        indices = indices.repeat(num_tokens, 1).index_put_(at, self.latents)
+        return Codes(empty.index_put(at, self.values), indices)
 
     def counts(self) -> Int64[Tensor, " d_sae"]:
         """On how many tokens each latent is above 0."""

@@ -11,6 +11,7 @@ from sae_nfm.data.activations import ActivationModule, ActivationSequence, Activ
 from sae_nfm.data.cache import ActivationCache, CachedActivations
 from sae_nfm.data.corpora import Corpus
 from sae_nfm.data.tokens import TokenBlocks, TokenSplits, prepare_tokens
+from sae_nfm.data.training_blocks import BlockModule
 from sae_nfm.lm.model import LanguageModel
 from sae_nfm.lm.site import Site
 from sae_nfm.settings.schema import plain
@@ -100,6 +101,11 @@ class SiteActivations:
         return ActivationModule(
             self._training, self.validation(0), self.pool, self.cfg.validation_tokens, self.seed
         )
+
+    def block_module(self, per_step: int) -> BlockModule:
+        """Whole blocks to train through the model on, so many a step."""
+        splits, tokens = self.splits, self.cfg.validation_tokens
+        return BlockModule(splits.train, splits.validation, per_step, tokens, self.seed)
 
     def stream(self) -> ActivationStream:
         """The training activations, computed anew."""

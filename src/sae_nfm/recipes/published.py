@@ -37,6 +37,11 @@ class PublishedSAE(OfASite):
         self.published = published
 
     @property
+    def node(self) -> dict[str, Any]:
+        """Its family and settings."""
+        return self.published.node
+
+    @property
     def d_sae(self) -> int:
         """Number of latents."""
         return self.published.sae.d_sae

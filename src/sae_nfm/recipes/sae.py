@@ -68,7 +68,7 @@ class TrainedSAE:
 
     def make(self, folder: Path) -> None:
         """Train it."""
-        data, autoencoder = self.activations.module(), self._untrained()
+        data, autoencoder = self.activations.module(), self.untrained()
         x = sample(data.training)
         autoencoder.normalizer.fit(x)
         autoencoder.sae.initialize_(autoencoder.normalizer(x))
@@ -81,7 +81,7 @@ class TrainedSAE:
 
     def load(self, folder: Path) -> Autoencoder:
         """The trained SAE and its normaliser."""
-        autoencoder = self._untrained()
+        autoencoder = self.untrained()
         load_weights(autoencoder, folder / WEIGHTS)
         return autoencoder
 
@@ -94,7 +94,8 @@ class TrainedSAE:
             "longer warmup usually mends this"
         ]
 
-    def _untrained(self) -> Autoencoder:
+    def untrained(self) -> Autoencoder:
+        """It before its first step; what depends on activations is not fitted."""
         torch.manual_seed(self.activations.seed)
         d_model = self.activations.lm.d_model
         return Autoencoder(Normalizer(d_model, self.normalizer), self.build(self.node, d_model))

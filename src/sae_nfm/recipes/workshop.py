@@ -11,16 +11,16 @@ from sae_nfm.baselines.surroundings import Surroundings
 from sae_nfm.models.autoencoder import Autoencoder
 from sae_nfm.models.plant import Plant
 from sae_nfm.models.residuals.base import ResidualModel
-from sae_nfm.models.residuals.linear import DecoderRefit, LinearControl, OutputBias
+from sae_nfm.models.residuals.linear import LinearControl
 from sae_nfm.recipes.activations import SiteActivations
+from sae_nfm.recipes.course import OWN, Candidate, Step
 from sae_nfm.recipes.plant import FittedPlant
 from sae_nfm.recipes.recipe import Foundation
-from sae_nfm.recipes.residual import TrainedResidual
 from sae_nfm.recipes.sae import TrainedSAE
 from sae_nfm.recipes.solved import SolvedLinear
 from sae_nfm.recipes.surroundings import MeasuredSurroundings
 from sae_nfm.store.store import Recipe, Store
-from sae_nfm.training.learning import Learning
+from sae_nfm.training.parts import Part
 from sae_nfm.training.run import Run
 from sae_nfm.training.weights import read_metrics
 
@@ -51,20 +51,26 @@ class Order:
     """What a study asks its workshop for, beside the settings of each thing.
 
     Args:
+        course: the training stages.
         sae: the recipe of its SAE.
-        trained: the same, where the SAE is trained here, so that there can be one of another size.
+        sae_node: settings of the SAE.
+        trained: the recipe, where the SAE is trained here, so that there can be one of another size.
+        nfm_node: settings of the NFM; None where there is none.
+        nfm: an untrained one, for so many latents and so wide a residual.
         plant: an unfitted plant, new at every call; None where nothing is planted.
         plant_node: its settings, as the configuration has them.
-        residual: how models of the residual learn.
         linear_tokens: that linear parts and controls are solved on.
         surroundings: tokens behind the covariance, and in the bank.
     """
 
+    course: tuple[Step, ...]
     sae: SAERecipe
+    sae_node: dict[str, Any]
     trained: TrainedSAE | None
+    nfm_node: dict[str, Any] | None
+    nfm: Callable[[dict[str, Any], int, int], ResidualModel]
     plant: Callable[[], Plant] | None
     plant_node: dict[str, Any] | None
-    residual: Learning
     linear_tokens: int
     surroundings: tuple[int, int]
 
@@ -79,20 +85,35 @@ class Workshop:
         order: what is asked for.
 
     Attributes:
-        autoencoder: the SAE, once it is made; with its NFM, once that is.
+        own: the study's dictionary, as far as it is made.
         metrics: figures of everything made, by name.
         artifacts: kind, fingerprint and folder of everything made, by name.
         warnings: what the result warns of.
     """
 
-    autoencoder: Autoencoder
-    foundation: Foundation
-
     def __init__(self, store: Store, activations: SiteActivations, run: Run, order: Order) -> None:
         self.store, self.activations, self.run, self.order = store, activations, run, order
+        node = order.nfm_node
+        self.own = Candidate(OWN, _parts_of(node), node, self.from_node(node))
         self.metrics: dict[str, dict[str, float]] = {}
         self.artifacts: dict[str, dict[str, str]] = {}
         self.warnings: list[str] = []
+        self._planted: dict[str, Foundation] = {}
+
+    @property
+    def autoencoder(self) -> Autoencoder:
+        """The study's dictionary: its SAE, with its NFM as soon as that is made."""
+        return self.own.autoencoder
+
+    @property
+    def foundation(self) -> Foundation:
+        """The study's SAE."""
+        assert self.own.foundation is not None
+        return self.own.foundation
+
+    def from_node(self, node: dict[str, Any] | None) -> Callable[[int, int], ResidualModel] | None:
+        """What builds a model of the residual, of the NFM's kind, with some settings."""
+        return None if node is None else lambda d_sae, d_out: self.order.nfm(node, d_sae, d_out)
 
     def obtain(self, name: str, recipe: StudyRecipe[T]) -> T:
         """What a recipe makes; its figures, its folder and its warnings are kept under a name."""
@@ -107,46 +128,23 @@ class Workshop:
             self.warn(f"{name}: {concern}")
         return made.value
 
-    def sae(self) -> Autoencoder:
-        """The study's SAE with its normaliser, and with what is planted on it."""
-        self.autoencoder = self.obtain("sae", self.order.sae)
-        fingerprint = self.artifacts["sae"]["fingerprint"]
-        self.foundation = Foundation(self.activations, self.autoencoder, fingerprint, self.order.plant_node)
-        if self.order.plant is not None:
-            self.autoencoder.plant = self.obtain("plant", FittedPlant(self.foundation, self.order.plant()))
-        return self.autoencoder
+    def founded(self, name: str, autoencoder: Autoencoder) -> Foundation:
+        """An SAE that was just obtained, with what is planted on it; the same one for the same artifact."""
+        fingerprint, node = self.artifacts[name]["fingerprint"], self.order.plant_node
+        if fingerprint not in self._planted:
+            foundation = Foundation(self.activations, autoencoder, fingerprint, node)
+            if self.order.plant is not None:
+                named = "plant" if name == "sae" else f"{name}_plant"
+                autoencoder.plant = self.obtain(named, FittedPlant(foundation, self.order.plant()))
+            self._planted[fingerprint] = foundation
+        return self._planted[fingerprint]
 
-    def wider_sae(self, name: str, num_parameters: int) -> Autoencoder:
-        """An SAE of about `num_parameters` parameters, otherwise like the study's, which is trained here."""
-        assert self.order.trained is not None
-        return self.obtain(name, self.order.trained.wider(name, num_parameters))
-
-    def nfm(self, node: dict[str, Any], model: ResidualModel) -> Autoencoder:
-        """The SAE and an NFM on its residual."""
-        nfm = self.residual("nfm", node, model)
-        sae = self.foundation.autoencoder
-        self.autoencoder = Autoencoder(sae.normalizer, sae.sae, nfm, sae.plant)
-        return self.autoencoder
-
-    def solved(self, name: str, control: LinearControl) -> LinearControl:
-        """A linear control of the SAE's residual."""
-        sae = self.foundation.autoencoder.sae
+    def solved(self, name: str, control: LinearControl, on: Foundation | None = None) -> LinearControl:
+        """A linear control of the residual of an SAE, the study's if none is given."""
+        on = on or self.foundation
+        sae = on.autoencoder.sae
         control.build(sae.d_in, sae.d_sae)
-        return self.obtain(name, SolvedLinear(self.foundation, control, self.order.linear_tokens))
-
-    def residual(
-        self, name: str, node: dict[str, Any], model: ResidualModel, rounds: int = 1
-    ) -> ResidualModel:
-        """A model of the SAE's residual, trained on `rounds` times the NFM's tokens.
-
-        Its linear part is solved first, where it is not trained together with the interactions.
-        """
-        linear = self._solve_linear_part(f"{name}_linear", model)
-        order = self.order
-        recipe = TrainedResidual(
-            self.foundation, name, node, model, linear, order.residual, rounds, order.linear_tokens, self.run
-        )
-        return self.obtain(name, recipe)
+        return self.obtain(name, SolvedLinear(on, control, self.order.linear_tokens))
 
     def surroundings(self) -> Surroundings:
         """What the activations at the site are like."""
@@ -154,7 +152,7 @@ class Workshop:
 
     def nfm_size(self) -> int:
         """Parameters of the study's NFM; 0 where there is none."""
-        return num_parameters(self.autoencoder.nfm)
+        return num_parameters(self.own.nfm)
 
     def warn(self, warning: str) -> None:
         """Say it now, and in the result."""
@@ -162,14 +160,11 @@ class Workshop:
             log.warning("%s", warning)
             self.warnings.append(warning)
 
-    def _solve_linear_part(self, name: str, model: ResidualModel) -> dict[str, float]:
-        """Solve what is linear in a model; the figures of the solution."""
-        if model.fit == "together" or (model.W_lin is None and model.b is None):
-            return {}
-        kind = OutputBias if model.W_lin is None else DecoderRefit
-        control = self.solved(name, kind(model.fit_k, bias=model.b is not None))
-        model.set_linear_(control.weight, control.bias)
-        return self.metrics[name]
+
+def _parts_of(node: dict[str, Any] | None) -> frozenset[Part]:
+    """The parts of a dictionary whose NFM has some settings; None is no NFM."""
+    of_nfm = () if node is None else ("linear", "interaction")
+    return frozenset[Part](["sae", *(part for part in of_nfm if node is not None and node[part])])
 
 
 def num_parameters(module: nn.Module | None) -> int:

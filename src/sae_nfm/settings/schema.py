@@ -43,6 +43,17 @@ class Splits:
 
 
 @dataclass
+class StageConfig:
+    """A stage that trains parts of the dictionary together; `conf/study.yaml` says what the settings mean."""
+
+    parts: list[Literal["sae", "linear", "interaction"]]
+    objective: str
+    tokens: Count
+    from_scratch: bool
+    optimizer: Part
+
+
+@dataclass
 class EvaluationConfig:
     """How dictionaries are judged; `conf/evaluation/default.yaml` says what the settings mean."""
 
@@ -81,7 +92,15 @@ class StudyConfig:
     normalizer: Literal["scalar", "per_dimension", "none"]
     sae: Part
     nfm: Part | None
-    objective: Part
+    objectives: dict[str, Part]
+    objective: str
+    sae_objective: str
+    nfm_objective: str
+    stages: list[str]
+    stage: dict[str, StageConfig]
+    sae_tuning_tokens: Count
+    tuning_tokens: Count
+    tuning_optimizer: Part
     sae_optimizer: Part
     nfm_optimizer: Part
     train_tokens: Count

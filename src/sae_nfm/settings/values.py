@@ -114,6 +114,9 @@ class _Type:
             return value
         if inspect.isclass(self.hint) and is_dataclass(self.hint):
             return held(self.hint, value, where) if isinstance(value, Mapping) else value
+        of_values = get_args(self.hint)[-1] if get_origin(self.hint) is dict else None
+        if inspect.isclass(of_values) and is_dataclass(of_values) and isinstance(value, Mapping):
+            return {name: held(of_values, each, f"{where}.{name}") for name, each in value.items()}
         with suppress(ValidationError):
             out = self.adapter.validate_python(value)
             if isinstance(out, bool) == isinstance(value, bool):  # `true` is no number, and 1 is not true

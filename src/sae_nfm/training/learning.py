@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from sae_nfm.settings.values import NotAllowed
+from sae_nfm.training.objectives.behaviour import Behaviour
 from sae_nfm.training.objectives.reconstruction import Reconstruction
 from sae_nfm.training.schedule import Schedule
 
@@ -25,8 +26,10 @@ class Learning:
     """How the dictionaries of one kind learn.
 
     Args:
+        name: of what for, as the settings know it.
         objective: what for.
         optimizer: an optimizer that lacks only its parameters.
+        optimizer_setting: the setting that chooses it.
         tokens_setting: the setting that says on how many tokens.
         num_tokens: so many.
         batch_tokens: tokens per step.
@@ -35,8 +38,10 @@ class Learning:
         settings: everything that changes weights, as the configuration has it.
     """
 
-    objective: Reconstruction
+    name: str
+    objective: Reconstruction | Behaviour
     optimizer: OptimizerFactory
+    optimizer_setting: str
     tokens_setting: str
     num_tokens: int
     batch_tokens: int
@@ -44,16 +49,36 @@ class Learning:
     decay: float
     settings: Mapping[str, Any]
 
-    def schedule(self, rounds: int = 1) -> Schedule:
+    @property
+    def through_model(self) -> bool:
+        """Whether the objective looks at what the model does, and so learns from whole blocks."""
+        return isinstance(self.objective, Behaviour)
+
+    def blocks(self, context: int) -> int:
+        """Blocks of a step, where whole blocks are learnt from.
+
+        Raises:
+            NotAllowed: a batch holds none.
+        """
+        if self.batch_tokens < context:
+            raise NotAllowed("batch_tokens", self.batch_tokens, f"whole numbers from context={context}")
+        return self.batch_tokens // context
+
+    def schedule(self, rounds: int = 1, batch_tokens: int | None = None) -> Schedule:
         """The learning rate over as many whole batches as the tokens hold, so many rounds of it.
+
+        Args:
+            rounds: of the tokens.
+            batch_tokens: of a step, where they are not `batch_tokens`.
 
         Raises:
             NotAllowed: there are too few tokens for one batch.
         """
-        if self.num_tokens < self.batch_tokens:
-            allowed = f"whole numbers from batch_tokens={self.batch_tokens}"
+        batch_tokens = batch_tokens or self.batch_tokens
+        if self.num_tokens < batch_tokens:
+            allowed = f"whole numbers from batch_tokens={batch_tokens}"
             raise NotAllowed(self.tokens_setting, self.num_tokens, allowed)
-        return Schedule(rounds * (self.num_tokens // self.batch_tokens), self.warmup, self.decay)
+        return Schedule(rounds * (self.num_tokens // batch_tokens), self.warmup, self.decay)
 
     def spec(self, rounds: int = 1) -> dict[str, Any]:
         """What of an artifact's fingerprint is how it learnt."""

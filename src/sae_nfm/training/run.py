@@ -15,6 +15,7 @@ from lightning import Trainer
 from torch import nn
 
 from sae_nfm.data.activations import ActivationModule
+from sae_nfm.data.training_blocks import BlockModule
 from sae_nfm.measures.finite import NonFinite
 from sae_nfm.store.files import write_atomically
 from sae_nfm.store.ranks import Ranks
@@ -50,7 +51,7 @@ class Run:
 
 
 def train(
-    stage: str, task: DictionaryTask, data: ActivationModule, trained: nn.Module, run: Run, folder: Path
+    stage: str, task: DictionaryTask, data: ActivationModule | BlockModule, trained: nn.Module, run: Run, folder: Path
 ) -> None:
     """Train from the folder's last whole checkpoint, if there is one, and leave weights and metrics there.
 
@@ -92,10 +93,10 @@ def train(
             (quality,) = trainer.validate(task, datamodule=data, verbose=False)
         _refuse_the_absurd(stage, task, quality[f"validation/{task.watched}"])
         metrics = {name.removeprefix("validation/"): value for name, value in quality.items()}
-        metrics["train_tokens"] = num_steps * data.pool.batch
+        metrics["train_tokens"] = num_steps * data.tokens_per_step
         metrics["steps"], metrics["best_step"] = trainer.global_step, best.step
         metrics["processes"] = trainer.world_size  # the sums of several are rounded otherwise
-        metrics["tokens_per_s"] = (num_steps - first_step) * data.pool.batch / seconds
+        metrics["tokens_per_s"] = (num_steps - first_step) * data.tokens_per_step / seconds
         if trainer.is_global_zero:
             save_weights(trained, folder / WEIGHTS)
             write_atomically(folder / METRICS, json.dumps(metrics, indent=1))

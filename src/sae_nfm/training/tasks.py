@@ -1,7 +1,7 @@
-"""The two training stages: the SAE, then the NFM on its residual."""
+"""Training on activations, token by token: the SAE, the NFM on its residual, or both together."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -12,10 +12,10 @@ from torch.optim import Optimizer
 
 from sae_nfm.measures.quality import DictionaryQuality
 from sae_nfm.models.autoencoder import Autoencoder
-from sae_nfm.models.saes.base import Attempt
 from sae_nfm.models.saes.firing import Firing
 from sae_nfm.training.learning import OptimizerFactory
 from sae_nfm.training.objectives.reconstruction import Reconstruction
+from sae_nfm.training.parts import Made, Part, make, train_only
 from sae_nfm.training.schedule import Schedule
 
 _NEAR = 0.1  # relative excess of L0 over its target that is none
@@ -95,7 +95,16 @@ class DictionaryTask(LightningModule):
 
 
 class SAETask(DictionaryTask):
-    """Train the SAE, by the objective and by its family's own terms."""
+    """Train the SAE, or parts of a whole dictionary together, by one reconstruction and the family's terms.
+
+    Args:
+        autoencoder: what is trained; everything of it is evaluated.
+        objective: the loss.
+        optimizer: an optimizer that lacks only its parameters.
+        schedule: of the learning rate, by step.
+        seed: what dropout is drawn from, together with the step and the rank.
+        parts: what is trained; the rest is frozen.
+    """
 
     def __init__(
         self,
@@ -104,41 +113,56 @@ class SAETask(DictionaryTask):
         optimizer: OptimizerFactory,
         schedule: Schedule,
         seed: int,
+        parts: Collection[Part] = ("sae",),
     ) -> None:
         super().__init__(autoencoder, objective, optimizer, schedule, seed)
-        self.firing = Firing(autoencoder.sae.d_sae)
+        self.parts, self.firing = parts, Firing(autoencoder.sae.d_sae)
+        train_only(autoencoder, parts)
 
     def score(self, figures: Mapping[str, Tensor]) -> float:
-        """Explained variance, less what L0 is above its target: more active latents explain more."""
-        excess = float(figures["validation/l0"]) / self.autoencoder.sae.l0 - 1
-        return super().score(figures) - max(0.0, excess - _NEAR)
+        """Explained variance of the whole, less what L0 is above its target: more latents explain more."""
+        left = 1 - super().score(figures)
+        if self.autoencoder.nfm is not None:
+            left *= 1 - float(figures["validation/residual_explained"])
+        return 1 - left - self.excess(figures)
+
+    def excess(self, figures: Mapping[str, Tensor]) -> float:
+        """By what fraction L0 is above its target, where that is noticeable."""
+        return max(0.0, float(figures["validation/l0"]) / self.autoencoder.sae.l0 - 1 - _NEAR)
 
     def training_step(self, batch: Float[Tensor, "token d_in"], batch_idx: int) -> Tensor:
         """One step on a batch of raw activations."""
-        x = self.autoencoder.normalizer(batch)
-        attempt = self.autoencoder.sae.attempt(x, self.firing)
-        fvu = self.objective.of_activation(x, attempt.reconstruction)
-        loss = sum(attempt.terms.values(), start=fvu)
-        self._count(attempt, len(batch))
-        terms = {f"train/{name}": value for name, value in attempt.terms.items()}
-        self.log_dict({"train/loss": loss, "train/fvu": fvu, "train/l0": attempt.l0, **terms})
+        made = make(self.autoencoder, batch, self.parts, self.firing)
+        fvu = self.objective.of_activation(made.target, made.reconstruction)
+        terms = self.terms(made, len(batch))
+        loss = sum(terms.values(), start=fvu)
+        self.log_dict({"train/loss": loss, "train/fvu": fvu})
         return loss
 
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Let the family change its gradients."""
-        self.autoencoder.sae.before_step_()
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step, and let the family mend what the step broke before any checkpoint is written."""
-        super().optimizer_step(*args, **kwargs)
-        self.autoencoder.sae.after_step_()
-
-    def _count(self, attempt: Attempt, num_tokens: int) -> None:
+    def terms(self, made: Made, num_tokens: int) -> dict[str, Float[Tensor, ""]]:
+        """The family's own terms, where the SAE is trained; what fired is counted, and all is logged."""
+        attempt = made.attempt
+        if attempt is None:
+            return {}
         fired, l0, world_size = attempt.fired, attempt.l0, self.trainer.world_size
         if world_size > 1:
             fired = self.trainer.strategy.reduce(fired.long(), reduce_op="sum") > 0
             l0 = self.trainer.strategy.reduce(l0, reduce_op="mean")
         self.firing.count(fired, l0, num_tokens * world_size)
+        terms = {f"train/{name}": value for name, value in attempt.terms.items()}
+        self.log_dict({"train/l0": attempt.l0, **terms})
+        return attempt.terms
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Let the family change its gradients."""
+        if "sae" in self.parts:
+            self.autoencoder.sae.before_step_()
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, and let the family mend what the step broke before any checkpoint is written."""
+        super().optimizer_step(*args, **kwargs)
+        if "sae" in self.parts:
+            self.autoencoder.sae.after_step_()
 
 
 class NFMTask(DictionaryTask):

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from sae_nfm.models.codes import Codes, encode_dense, weighted_sum
+from sae_nfm.models.entries import Entries
 from sae_nfm.models.saes.firing import Firing
 
 ALL = slice(None)
@@ -23,6 +24,8 @@ class Attempt(NamedTuple):
     """What an SAE makes of a batch in training."""
 
     reconstruction: Float[Tensor, "token d_in"]
+    active: Codes | Entries
+    """What it is made of, as models of the residual read it, with its gradient."""
     fired: Bool[Tensor, " d_sae"]
     """Latents that are active on any token of the batch."""
     l0: Float[Tensor, ""]
@@ -30,6 +33,10 @@ class Attempt(NamedTuple):
     terms: dict[str, Float[Tensor, ""]]
     """The family's own terms of the loss, weighted, by name: they are added to the objective's. Where a term
     is an error, it is a fraction of the batch's variance (`variance`), as the objective's is."""
+
+    def codes(self) -> Codes:
+        """The active latents of every token."""
+        return self.active if isinstance(self.active, Codes) else self.active.codes(len(self.reconstruction))
 
 
 class SparseAutoencoder(nn.Module):

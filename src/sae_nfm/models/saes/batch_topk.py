@@ -71,7 +71,7 @@ class BatchTopKSAE(SparseAutoencoder):
         """What there is to say of a reconstruction by given latents."""
         dead, counts = firing.silent_for(self.dead_after), active.counts()
         terms = auxk_terms(self, x, reconstruction, dead, self.auxk, self.auxk_coefficient)
-        return Attempt(reconstruction, counts > 0, counts.sum() / len(x), terms)
+        return Attempt(reconstruction, active, counts > 0, counts.sum() / len(x), terms)
 
     def largest(self, x: Float[Tensor, "token d_in"]) -> Entries:
         """The k·B largest latents of a batch of B tokens; θ will follow the least of them."""

@@ -73,7 +73,7 @@ class GatedSAE(SparseAutoencoder):
             "gates": (x - by_gates).pow(2).sum() / variance(x),
             **lift_terms(self, x, self.b_gate, dead, self.lift_coefficient),
         }
-        return Attempt(reconstruction, counts > 0, counts.sum() / len(x), terms)
+        return Attempt(reconstruction, f, counts > 0, counts.sum() / len(x), terms)
 
     @torch.no_grad()
     def start_sparse_(self, sample: Float[Tensor, "token d_in"]) -> None:

@@ -65,7 +65,7 @@ class JumpReLUSAE(SparseAutoencoder):
         l0, dead = counts.sum() / len(x), firing.silent_for(self.dead_after)
         terms = {"l0": self.l0_coefficient * (l0 / self.l0 - 1).pow(2)}
         terms |= auxk_terms(self, x, reconstruction, dead, self.auxk, self.auxk_coefficient)
-        return Attempt(reconstruction, counts > 0, l0.detach(), terms)
+        return Attempt(reconstruction, f, counts > 0, l0.detach(), terms)
 
     @torch.no_grad()
     def start_sparse_(self, sample: Float[Tensor, "token d_in"]) -> None:

@@ -53,7 +53,7 @@ class ReLUSAE(SparseAutoencoder):
         dead, counts = firing.silent_for(self.dead_after), active.counts()
         terms = {"l1": l1_term(active.values, x, firing, self.l0)}
         terms |= lift_terms(self, x, self.b_enc, dead, self.lift_coefficient)
-        return Attempt(reconstruction, counts > 0, counts.sum() / len(x), terms)
+        return Attempt(reconstruction, active, counts > 0, counts.sum() / len(x), terms)
 
     @torch.no_grad()
     def start_sparse_(self, sample: Float[Tensor, "token d_in"]) -> None:

@@ -59,7 +59,7 @@ class TopKSAE(SparseAutoencoder):
         fired[codes.indices[active]] = True
         dead = firing.silent_for(self.dead_after)
         terms = auxk_terms(self, x, reconstruction, dead, self.auxk, self.auxk_coefficient)
-        return Attempt(reconstruction, fired, active.sum() / len(x), terms)
+        return Attempt(reconstruction, codes, fired, active.sum() / len(x), terms)
 
     def before_step_(self) -> None:
         """Keep the decoder's gradient orthogonal to its rows."""

@@ -1,0 +1,174 @@
+"""The training stages that a configuration asks for."""
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from sae_nfm.recipes.course import Step
+from sae_nfm.settings.nodes import made
+from sae_nfm.settings.schema import plain
+from sae_nfm.settings.values import NotAllowed
+from sae_nfm.training.learning import Learning
+from sae_nfm.training.objectives.behaviour import Behaviour
+from sae_nfm.training.objectives.reconstruction import Reconstruction
+from sae_nfm.training.parts import Part
+
+_WHERE = ("accelerator", "devices", "strategy", "num_nodes", "profiler", "detect_anomaly")
+_HOW = ("precision", "deterministic", "benchmark", "plugins")
+_LEARNING = (
+    *("batch_tokens", "pool_tokens", "warmup", "decay", "gradient_clip"),
+    *("validations", "validation_tokens"),  # they choose among the weights of a run
+)
+
+def objective(cfg: DictConfig, setting: str) -> Reconstruction | Behaviour:
+    """What a setting names among the objectives.
+
+    Raises:
+        NotAllowed: there is none of that name.
+    """
+    name = OmegaConf.select(cfg, setting)
+    if name not in cfg.objectives:
+        raise NotAllowed(setting, name, list(cfg.objectives))
+    return made(cfg.objectives[name])
+
+
+def learning(
+    cfg: DictConfig, objective_setting: str, tokens_setting: str, optimizer_setting: str, fits: bool = False
+) -> Learning:
+    """How parts of a dictionary learn.
+
+    Args:
+        cfg: the composed configuration.
+        objective_setting: names what for.
+        tokens_setting: says on how many tokens.
+        optimizer_setting: by which optimizer.
+        fits: whether it fits a reconstruction first, where the objective is one through the model.
+    """
+    name, chosen = OmegaConf.select(cfg, objective_setting), objective(cfg, objective_setting)
+    if fits and isinstance(chosen, Behaviour):
+        name, chosen = _FITS, made(cfg.objectives[_FITS])
+    optimizer = OmegaConf.select(cfg, optimizer_setting)
+    settings = {
+        "objective": plain(cfg.objectives[name]),
+        "optimizer": plain(optimizer),
+        "trainer": trainer_spec(cfg),
+        **{setting: cfg[setting] for setting in _LEARNING},
+    }
+    return Learning(
+        name=name,
+        objective=chosen,
+        optimizer=made(optimizer),
+        optimizer_setting=optimizer_setting,
+        tokens_setting=tokens_setting,
+        num_tokens=OmegaConf.select(cfg, tokens_setting),
+        batch_tokens=cfg.batch_tokens,
+        warmup=cfg.warmup,
+        decay=cfg.decay,
+        settings=settings,
+    )
+
+
+def course(cfg: DictConfig) -> tuple[Step, ...]:
+    """The training stages in order.
+
+    An objective through the model costs many times more a token than a reconstruction. A stage that is given
+    one is trained for its reconstruction as ever, and then tuned for the objective.
+
+    Raises:
+        NotAllowed: a stage is unknown, or there is no SAE that it could train or start from.
+    """
+    steps: list[Step] = []
+    for place, name in enumerate(cfg.stages):
+        if name not in (*_STAGES, *cfg.stage):
+            raise NotAllowed("stages", name, [*_STAGES, *cfg.stage])
+        steps += _STAGES[name](cfg) if name in _STAGES else [_together(cfg, name)]
+        if place == 0 and "sae" not in steps[0].parts:
+            raise NotAllowed("stages", list(cfg.stages), "lists whose first stage makes the SAE")
+    if not steps:
+        raise NotAllowed("stages", list(cfg.stages), "lists whose first stage makes the SAE")
+    return tuple(steps)
+
+
+def _sae_steps(cfg: DictConfig) -> list[Step]:
+    how = ("train_tokens", "sae_optimizer")
+    parts = frozenset[Part](["sae"])
+    making = Step("sae", "make", parts, learning(cfg, "sae_objective", *how, fits=True))
+    return [making, *_tuning(cfg, "sae", parts, "sae_objective", "sae_tuning_tokens")]
+
+
+def _linear_steps(cfg: DictConfig) -> list[Step]:
+    return [Step("nfm_linear", "solve", frozenset[Part](["linear"]), None)]
+
+
+def _nfm_steps(cfg: DictConfig) -> list[Step]:
+    how = ("nfm_train_tokens", "nfm_optimizer")
+    parts = frozenset[Part](["linear", "interaction"])
+    fitting = Step("nfm", "fit", parts, learning(cfg, "nfm_objective", *how, fits=True))
+    return [fitting, *_tuning(cfg, "nfm", parts, "nfm_objective", "tuning_tokens")]
+
+
+def _tuning(cfg: DictConfig, name: str, parts: frozenset[Part], setting: str, tokens: str) -> list[Step]:
+    """What follows the fit, where the objective is one through the model."""
+    tuned = learning(cfg, setting, tokens, "tuning_optimizer")
+    return [Step(f"{name}_for_{tuned.name}", "tune", parts, tuned)] if tuned.through_model else []
+
+
+def _together(cfg: DictConfig, name: str) -> Step:
+    stage, key = cfg.stage[name], f"stage.{name}"
+    if not stage.parts:
+        raise NotAllowed(f"{key}.parts", [], "lists of sae, linear, interaction")
+    how = learning(cfg, f"{key}.objective", f"{key}.tokens", f"{key}.optimizer")
+    return Step(name, "begin" if stage.from_scratch else "tune", frozenset[Part](stage.parts), how)
+
+
+_FITS = "reconstruction"
+"""What is fitted before anything is tuned for an objective through the model."""
+_STAGES = {"sae": _sae_steps, "nfm_linear": _linear_steps, "nfm": _nfm_steps}
+
+
+def check_course(cfg: DictConfig) -> None:
+    """See whether all stages can be trained.
+
+    Raises:
+        NotAllowed: a stage or an objective is unknown, there are too few tokens for a step, an SAE that was
+            trained elsewhere is to be trained from scratch, or one that something is planted on is changed.
+    """
+    for step in course(cfg):
+        trains_here = step.learning is not None and not (cfg.nfm is None and "sae" not in step.parts)
+        if step.learning is not None and trains_here:
+            blocks = step.learning.blocks(cfg.context) if step.learning.through_model else 0
+            step.learning.schedule(batch_tokens=blocks * cfg.context or None)
+        changes_sae = "sae" in step.parts and step.how in ("tune", "begin")
+        if changes_sae and cfg.plant is not None:
+            because = f"the stage {step.name} would train the SAE that it is planted on"
+            raise NotAllowed("plant", cfg.plant.get("kind"), "null", because)
+        if step.how == "begin" and "sae" in step.parts and "d_sae" not in cfg.sae:
+            because = f"the stage {step.name} trains an SAE from scratch"
+            raise NotAllowed("sae", cfg.sae._target_, "families of SAEs", because)
+
+
+def trained_together(cfg: DictConfig) -> dict[str, bool]:
+    """Whether interactions are trained `together` with what is linear, and whether any part is `tuned`."""
+    steps = [step for step in course(cfg) if step.how in ("tune", "begin")]
+    of_nfm = [step for step in steps if step.parts & {"linear", "interaction"}]
+    there = cfg.nfm is not None and cfg.nfm.linear and cfg.nfm.interaction
+    mixed = any("interaction" in step.parts and len(step.parts) > 1 for step in of_nfm)
+    together = bool(there) and (mixed or cfg.nfm.fit == "together")
+    return {"together": together, "tuned": bool(of_nfm)}
+
+
+def trainer_spec(cfg: DictConfig) -> dict[str, Any]:
+    """What of the trainer's settings changes weights, as opposed to where they are trained.
+
+    Raises:
+        NotAllowed: a setting is the study's own, or would train on other steps than are recorded.
+    """
+    settings = {name: value for name, value in plain(cfg.trainer).items() if not name.startswith("_")}
+    if refused := sorted(set(settings) - set(_WHERE) - set(_HOW)):
+        raise NotAllowed(
+            f"trainer.{refused[0]}",
+            settings[refused[0]],
+            ", ".join((*_WHERE, *_HOW)),
+            "a study's length, its batches and its validations are settings of their own",
+        )
+    return {name: settings[name] for name in _HOW if name in settings}

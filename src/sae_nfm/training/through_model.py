@@ -1,0 +1,139 @@
+"""A loss of what the model makes of a replacement, with its gradient, in bounded memory.
+
+Blocks go through the suffix a few at a time, and logits are made of some tokens at a time: what a step keeps
+of all its tokens is as wide as the residual stream, never as the vocabulary.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from sae_nfm.lm.passage import Passage, Reached
+from sae_nfm.training.objectives.behaviour import Behaviour, Seen
+
+_CPU_ELEMENTS, _GPU_ELEMENTS = 1 << 20, 1 << 26
+"""Logits that are worked on at once: on a CPU what its cache holds, beside their temporaries."""
+_ROWS = 128
+"""Tokens at once at least: the unembedding is read for each such piece."""
+
+
+class SiteBatch(NamedTuple):
+    """Blocks at the site."""
+
+    x: Float[Tensor, "block pos d_model"]
+    """The activations of the clean run."""
+    resid: Float[Tensor, "block pos d_model"]
+    """`Prefix.resid`."""
+    tokens: Int64[Tensor, "block pos"]
+    scored: Bool[Tensor, "block pos"]
+    """The positions that are replaced, and whose predictions count."""
+
+    def targets(self) -> Int64[Tensor, "block pos"]:
+        """The token that follows, where it is of the same document and block; else -1."""
+        targets = torch.full_like(self.tokens, -1)
+        targets[:, :-1] = self.tokens[:, 1:].masked_fill(~self.scored[:, 1:], -1)
+        return targets
+
+
+class ThroughModel:
+    """Sums an objective over the scored tokens of blocks whose activations are replaced.
+
+    Args:
+        passage: from the site to the unembedding.
+        objective: the loss per token.
+        blocks_at_once: that go through the suffix together.
+    """
+
+    def __init__(self, passage: Passage, objective: Behaviour, blocks_at_once: int) -> None:
+        self.passage, self.objective, self.blocks_at_once = passage, objective, blocks_at_once
+
+    def __call__(self, replacement: Float[Tensor, "token d_model"], batch: SiteBatch) -> Float[Tensor, ""]:
+        """Σ of the objective, differentiable in the replacement.
+
+        Args:
+            replacement: of the scored tokens, block by block, in the model's units.
+            batch: what is replaced.
+        """
+        if torch.is_grad_enabled() and replacement.requires_grad:
+            return _Summed.apply(replacement, self, batch)
+        return self.summed(replacement, batch, False)[0]
+
+    def summed(
+        self, replacement: Float[Tensor, "token d_model"], batch: SiteBatch, with_gradient: bool
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, "token d_model"]]:
+        """The sum, and its gradient or zeros."""
+        gradient, start = torch.zeros_like(replacement), 0
+        total = torch.zeros((), dtype=torch.promote_types(replacement.dtype, torch.float32), device=batch.x.device)
+        for first in range(0, len(batch.x), self.blocks_at_once):
+            few = SiteBatch(*(part[first : first + self.blocks_at_once] for part in batch))
+            stop = start + int(few.scored.sum())
+            part, of_part = self._of_few(replacement[start:stop].detach(), few, with_gradient)
+            total += part
+            if of_part is not None:
+                gradient[start:stop] = of_part
+            start = stop
+        return total, gradient
+
+    def _of_few(
+        self, replacement: Tensor, few: SiteBatch, with_gradient: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        with torch.no_grad():
+            clean = self.passage(few.x, few.resid) if self.objective.reads_clean else None
+        with torch.set_grad_enabled(with_gradient):
+            leaf = replacement.requires_grad_(with_gradient)
+            activation = few.x.to(leaf.dtype).masked_scatter(few.scored.unsqueeze(-1), leaf)
+            spliced = self.passage(activation, few.resid)
+        of_final, of_streams = torch.zeros_like(spliced.final), torch.zeros_like(spliced.streams)
+        total = torch.zeros((), dtype=torch.promote_types(leaf.dtype, torch.float32), device=leaf.device)
+        for block, position in self._pieces(few.scored):
+            at = (block, position)
+            value, gradients = self._piece(clean, spliced, few.targets()[at], at, with_gradient)
+            total += value
+            if gradients:
+                of_final[at], of_streams[:, block, position] = gradients
+        if not with_gradient:
+            return total, None
+        reached, felt = [spliced.final, spliced.streams], [of_final, of_streams]
+        number = 2 if len(spliced.streams) else 1
+        return total, torch.autograd.grad(reached[:number], leaf, felt[:number])[0]
+
+    def _pieces(self, scored: Bool[Tensor, "block pos"]) -> Iterator[tuple[Tensor, Tensor]]:
+        budget = _CPU_ELEMENTS if scored.device.type == "cpu" else _GPU_ELEMENTS
+        size = max(_ROWS, budget // self.passage.lm.d_vocab)
+        block, position = scored.nonzero(as_tuple=True)
+        yield from zip(block.split(size), position.split(size), strict=True)
+
+    def _piece(
+        self, clean: Reached | None, spliced: Reached, targets: Tensor, at: tuple[Tensor, Tensor], with_gradient: bool
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The objective's sum over some tokens, and its gradient in what they reach."""
+        final = spliced.final[at].detach().requires_grad_(with_gradient)
+        streams = spliced.streams[:, at[0], at[1]].detach().requires_grad_(with_gradient)
+        with torch.no_grad():
+            of_clean = None if clean is None else self._seen(clean.final[at], clean.streams[:, at[0], at[1]])
+        with torch.set_grad_enabled(with_gradient):
+            seen = self._seen(final, streams)
+            value = self.objective.per_token(of_clean or seen, seen, targets).sum()
+        if not with_gradient:
+            return value, ()
+        return value.detach(), torch.autograd.grad(value, (final, streams), materialize_grads=True)
+
+    def _seen(self, final: Tensor, streams: Tensor) -> Seen:
+        return Seen(self.passage.logits(final), streams)
+
+
+class _Summed(torch.autograd.Function):
+    """The gradient is there as soon as the value is, so that nothing of the suffix has to be kept."""
+
+    @staticmethod
+    def forward(ctx: Any, replacement: Tensor, through: ThroughModel, batch: SiteBatch) -> Tensor:
+        total, gradient = through.summed(replacement, batch, True)
+        ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return grad * ctx.saved_tensors[0], None, None
