@@ -75,7 +75,7 @@ def write_activations(cfg: DictConfig, num_held_out: int, folder: Path) -> None:
 
 def ours(cfg: DictConfig, held_out: Tensor, folder: Path) -> dict[str, Any]:
     """Train as a study does, or take what a study has trained, and look at the held-out activations."""
-    autoencoder = workshop(cfg, folder).sae().eval()
+    autoencoder = workshop(cfg, folder).sae().autoencoder.eval()
     sae, normalizer = autoencoder.sae, autoencoder.normalizer
 
     def decode(f: Tensor) -> Tensor:

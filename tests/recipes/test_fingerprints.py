@@ -10,9 +10,11 @@ from sae_nfm import config
 from sae_nfm.__main__ import CONFIG_DIR
 from sae_nfm.models.residuals.nfm import NeuralFactorizationMachine
 from sae_nfm.models.saes.topk import TopKSAE
-from sae_nfm.recipes import residual, solved, workshop
+from sae_nfm.recipes import residual, solved, tuned, workshop
 from sae_nfm.recipes import sae as recipes_sae
+from sae_nfm.recipes.course import Candidate
 from sae_nfm.recipes.plant import FittedPlant
+from sae_nfm.recipes.training import finished
 from sae_nfm.store.ranks import Ranks
 from sae_nfm.store.store import Store, fingerprint
 from sae_nfm.tracking.trackers import Tracker
@@ -27,7 +29,7 @@ OF_BOTH = {
     "splits.test": 0.3, "max_tokens": 4000, "layer": 2, "hook": "mlp_out", "context": 16,
     "l0": 6, "normalizer": "none", "sae.d_sae": 128, "sae.k": 5, "sae.b_dec_init": "zero",
     "sae._target_": "test_fingerprints.OtherSAE", "sae.auxk": 3, "sae.auxk_coefficient": 0.5,
-    "objective._target_": "faults.RaisesOnRank0", "sae_optimizer.lr": 1e-3,
+    "objectives.reconstruction._target_": "faults.RaisesOnRank0", "sae_optimizer.lr": 1e-3,
     "sae_optimizer.betas": [0.5, 0.9], "sae_optimizer.eps": 1e-6, "sae_optimizer.fused": False,
     "sae_optimizer._target_": "torch.optim.AdamW", "train_tokens": 4096, "batch_tokens": 512,
     "pool_tokens": 8192, "validation_tokens": 500, "warmup": 0.5, "decay": 0.5, "gradient_clip": 0,
@@ -48,6 +50,14 @@ OF_NEITHER = {
     "trainer.devices": 2, "trainer.strategy": "ddp", "trainer.num_nodes": 2, "logger": None,
     "artifacts": "x", "verify": True, "optimize": "x", "evaluation.draws": 3,
 }  # fmt: skip
+OF_THE_TUNED = {
+    "tuning_tokens": 4096, "nfm_objective": "ce", "objectives.kl._target_": "faults.RaisesOnRank0",
+    "tuning_optimizer.lr": 1e-2, "tuning_optimizer.betas": [0.5, 0.9], "tuning_optimizer.eps": 1e-6,
+    "tuning_optimizer.fused": False, "tuning_optimizer._target_": "torch.optim.AdamW",
+}  # fmt: skip
+"""Of an NFM with `nfm_objective=kl`, and of nothing where it is fitted to the residual alone."""
+ONE_BY_ONE = ("objective", "sae_objective", "stages", "sae_tuning_tokens", "stage.", "objectives.")
+"""Which stages and objectives there are is seen in tests of their own."""
 ELSEWHERE = ("evaluation.", "logger.", "trainer._", "lm._", "corpus._", "corpus.heading", "nfm.interaction")
 """Read by the evaluation alone, or by Hydra, or only beside other settings; `nfm.interaction=false` leaves
 nothing to train but the linear part, which is an artifact of its own."""
@@ -133,6 +143,7 @@ def artifacts_of(lm, default, corpus_file, tmp_path_factory):
         patch.setattr(recipes_sae, "load_weights", lambda module, path: None)
         patch.setattr(solved, "load_weights", lambda module, path: None)
         patch.setattr(residual, "load_weights", lambda module, path: None)
+        patch.setattr(tuned, "load_weights", lambda module, path: None)
         patch.setattr(FittedPlant, "load", lambda recipe, folder: recipe.unfitted)
         patch.setattr(workshop, "read_metrics", lambda folder: {"residual_explained": 1, "best_step": 1})
         yield of
@@ -144,9 +155,7 @@ def fingerprints(artifacts_of):
 
     def of(changed):
         made = artifacts_of(changed)
-        made.sae()
-        cfg, sae = made.activations.cfg, made.autoencoder.sae
-        made.nfm(config.plain(cfg.nfm), config.nfm(cfg.nfm, sae.d_sae, sae.d_in))
+        finished(made.own, made)
         return made.store.fingerprints
 
     return of
@@ -160,20 +169,28 @@ def test_what_changes_weights_changes_the_fingerprint_and_nothing_else_does(fing
     assert (after["nfm"] != before["nfm"]) is (setting in OF_BOTH or setting in OF_THE_NFM)
 
 
+@pytest.mark.parametrize("setting", [*OF_BOTH, *OF_THE_NFM, *OF_THE_TUNED, *OF_NEITHER])
+def test_what_changes_what_is_tuned_changes_its_fingerprint(fingerprints, setting):
+    by_kl = {"nfm_objective": "kl"}
+    changed = OF_BOTH | OF_THE_NFM | OF_THE_TUNED | OF_NEITHER
+    before, after = fingerprints(by_kl), fingerprints(by_kl | {setting: changed[setting]})
+    assert (after["nfm"] != before["nfm"]) is (setting not in OF_NEITHER)
+
+
 def test_the_wider_sae_has_as_many_parameters_as_it_is_given(artifacts_of):
     for size in (40_000, 100_000):
-        autoencoder = artifacts_of({}).wider_sae("wide", size)
-        found = sum(parameter.numel() for parameter in autoencoder.sae.parameters())
+        wide = finished(Candidate("wide", frozenset({"sae"}), wider=size), artifacts_of({}))
+        found = sum(parameter.numel() for parameter in wide.autoencoder.sae.parameters())
         assert found == pytest.approx(size, rel=0.01)
 
 
 def test_no_setting_is_forgotten(default):
     """A new one has to be put where it belongs, in the lists above."""
-    known = {*OF_BOTH, *OF_THE_NFM, *OF_NEITHER}
+    known = {*OF_BOTH, *OF_THE_NFM, *OF_THE_TUNED, *OF_NEITHER}
     settings = leaves(OmegaConf.to_container(default, resolve=True))
     left = [
         s
         for s in settings
-        if s not in known and not s.startswith((*ELSEWHERE, "nfm_optimizer._p", "sae_optimizer._p"))
+        if s not in known and not s.startswith((*ELSEWHERE, *ONE_BY_ONE)) and not s.endswith("._partial_")
     ]
     assert left == []

@@ -32,7 +32,7 @@ class DealtBlocks(IterableDataset):
         self, blocks: TokenBlocks, per_step: int, step: int, rank: int, world_size: int, seed: int
     ) -> None:
         if per_step % world_size or per_step < world_size:
-            allowed = f"as many as give a whole number of blocks of {blocks.context} to each of {world_size} processes"
+            allowed = f"as many as give each of {world_size} processes as many blocks of {blocks.context}"
             raise NotAllowed("batch_tokens", per_step * blocks.context, allowed)
         self.blocks, self.per_step, self.step = blocks, per_step, step
         self.rank, self.world_size, self.seed = rank, world_size, seed

@@ -19,12 +19,12 @@ from sae_nfm.models.residuals.mlp import CodesMLP
 from sae_nfm.recipes.course import Candidate
 from sae_nfm.recipes.training import finished
 from sae_nfm.recipes.workshop import Workshop, num_parameters
-from sae_nfm.training.parts import PARTS, Part
 from sae_nfm.settings.values import Count, checked
+from sae_nfm.training.parts import PARTS, Part
 
 Need = Literal["nfm", "plant", "trained_sae", "surroundings", "latent_solution", "together", "tuned"]
 """`latent_solution`: least squares over all latents, which take memory. `together`: a stage that trains
-interactions and what is linear together. `tuned`: a stage that trains parts further, or several from scratch."""
+interactions and what is linear together. `tuned`: a stage that trains parts further, or from scratch."""
 
 
 class Replacement(nn.Module):
@@ -169,7 +169,9 @@ class WithoutParts(Reconstruction):
         if self.role == "sae_alone" or node is None:
             return _replacement(finished(Candidate(name, there), workshop), workshop)
         node = {**node, "interaction": False}
-        return _replacement(finished(Candidate(name, there, node, workshop.from_node(node)), workshop), workshop)
+        return _replacement(
+            finished(Candidate(name, there, node, workshop.from_node(node)), workshop), workshop
+        )
 
 
 def _replacement(candidate: Candidate, workshop: Workshop) -> Replacement:

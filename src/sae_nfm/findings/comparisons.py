@@ -12,7 +12,11 @@ _ABLATIONS = ("zero", "mean")
 
 
 def comparisons(summary: Summary) -> dict[str, Any]:
-    """Noise floor, ratios, headlines and tests; of several conditions of a role, headlines take the first."""
+    """Noise floor, ratios, headlines and tests; of several conditions of a role, headlines take the first.
+
+    What interactions are worth is held against the best linear reconstruction there is: one that was trained
+    alone, where the linear part was trained beside them.
+    """
     identity, compared = summary.of_role("identity"), pairs(summary)
     tests = paired_tests(summary, compared)
     return {
@@ -44,7 +48,8 @@ def _headlines(summary: Summary) -> dict[str, Any]:
         names = [summary.of_role(role) for role in roles]
         return None if None in names else as_json(figure(measure, *names))
 
-    absolute = found(summary.difference, "kl", "linear", "nfm")
+    best_linear = "linear" if summary.of_role("linear_alone") is None else "linear_alone"
+    absolute = found(summary.difference, "kl", best_linear, "nfm")
     of_bound = ("nfm", "codes_bound", "sae")
     bounded = None not in [summary.of_role(role) for role in of_bound]
     return {
@@ -53,8 +58,9 @@ def _headlines(summary: Summary) -> dict[str, Any]:
         "mse_reduction": found(summary.reduction, "mse", "nfm", "sae"),
         "marginal_interaction": absolute
         and {
+            "against": summary.of_role(best_linear),
             "absolute": absolute,
-            "share": found(summary.reduction, "kl", "nfm", "linear"),
+            "share": found(summary.reduction, "kl", "nfm", best_linear),
             "share_over_refit": found(summary.reduction, "kl", "nfm", "refit"),
         },
         "share_of_codes_bound": {

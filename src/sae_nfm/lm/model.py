@@ -9,9 +9,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
+from sae_nfm.lm.layers import layers_return_tuples, passing_through
 from sae_nfm.lm.load import boot, drop_added_bias
 from sae_nfm.lm.site import HOOKS, Prefix, Site
-from sae_nfm.lm.layers import layers_return_tuples, passing_through
 from sae_nfm.settings.values import NotAllowed, checked
 from sae_nfm.store.hashes import file_hash
 

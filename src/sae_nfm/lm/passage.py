@@ -5,7 +5,7 @@ tokens at a time (`Passage.logits`).
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
-from sae_nfm.lm.model import LanguageModel
 from sae_nfm.lm.layers import computed_again
+from sae_nfm.lm.model import LanguageModel
 from sae_nfm.lm.site import Prefix, Site
 from sae_nfm.settings.values import NotAllowed
 
@@ -44,13 +44,15 @@ class Passage:
         NotAllowed: streams are asked for, and there is no layer behind the site.
     """
 
-    def __init__(self, lm: LanguageModel, site: Site, streams: bool = False, checkpointing: bool = False) -> None:
+    def __init__(
+        self, lm: LanguageModel, site: Site, streams: bool = False, checkpointing: bool = False
+    ) -> None:
         self.lm, self.site, self.streams, self.checkpointing = lm, site, streams, checkpointing
         entered = site.layer_entered(lm.n_layers)
         self.behind = range(site.layer + 1 if entered is None else entered, lm.n_layers)
         """The layers that read what was spliced in."""
         if streams and not self.behind:
-            allowed = f"layers below {lm.n_layers - 1}, the last of {lm.path}, where later streams are compared"
+            allowed = f"layers below {lm.n_layers - 1}, the last of {lm.path}, where later ones are compared"
             raise NotAllowed("layer", site.layer, allowed)
 
     def __call__(
@@ -90,19 +92,16 @@ class Passage:
         close = _CLOSE.get(whole.dtype, _CLOSE_IN_HALF)
         if not torch.allclose(mine, whole.to(mine.dtype), rtol=close, atol=close):
             architecture = type(self.lm.bridge.original_model).__name__
-            allowed = "models whose logits are their unembedding's, or these capped by final_logit_softcapping"
+            allowed = "models whose logits are their unembedding's, or capped by final_logit_softcapping"
             raise NotAllowed("lm.path", self.lm.path, allowed, f"the logits of {architecture} are others")
 
     def _final(self, activation: Tensor, resid: Tensor) -> Tensor:
-        with _stopping(self.lm.bridge.unembed) as read:
-            try:
-                self.lm.splice(activation, resid, self.site)
-            except _AtUnembedding:
-                pass
+        with _stopping(self.lm.bridge.unembed) as read, suppress(_AtUnembedding):
+            self.lm.splice(activation, resid, self.site)
         return read[0]
 
 
-class _AtUnembedding(Exception):  # noqa: N818 - nothing is wrong
+class _AtUnembedding(Exception):
     """The model has come as far as it has to."""
 
 

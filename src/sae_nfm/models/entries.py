@@ -32,7 +32,9 @@ class Entries(NamedTuple):
         """The same padded to the most active token's, and to one latent at least."""
         counts = self.tokens.bincount(minlength=num_tokens)
         width = int(F.pad(counts, (0, 1), value=1).max())
-        places = torch.arange(len(self.tokens), device=counts.device) - (counts.cumsum(0) - counts)[self.tokens]
+        places = (
+            torch.arange(len(self.tokens), device=counts.device) - (counts.cumsum(0) - counts)[self.tokens]
+        )
         at, empty = (self.tokens, places), self.values.new_zeros(num_tokens, width)
         # Padding points to one latent after the other: a sum over the entries of a latent stays short.
         indices = torch.arange(width, device=counts.device) % len(self.starts)

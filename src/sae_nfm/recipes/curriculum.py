@@ -20,6 +20,7 @@ _LEARNING = (
     *("validations", "validation_tokens"),  # they choose among the weights of a run
 )
 
+
 def objective(cfg: DictConfig, setting: str) -> Reconstruction | Behaviour:
     """What a setting names among the objectives.
 
@@ -151,10 +152,11 @@ def trained_together(cfg: DictConfig) -> dict[str, bool]:
     """Whether interactions are trained `together` with what is linear, and whether any part is `tuned`."""
     steps = [step for step in course(cfg) if step.how in ("tune", "begin")]
     of_nfm = [step for step in steps if step.parts & {"linear", "interaction"}]
-    there = cfg.nfm is not None and cfg.nfm.linear and cfg.nfm.interaction
+    if cfg.nfm is None:
+        return {"together": False, "tuned": False}
     mixed = any("interaction" in step.parts and len(step.parts) > 1 for step in of_nfm)
-    together = bool(there) and (mixed or cfg.nfm.fit == "together")
-    return {"together": together, "tuned": bool(of_nfm)}
+    has_both = cfg.nfm.linear and cfg.nfm.interaction
+    return {"together": has_both and (mixed or cfg.nfm.fit == "together"), "tuned": bool(of_nfm)}
 
 
 def trainer_spec(cfg: DictConfig) -> dict[str, Any]:

@@ -86,7 +86,7 @@ class TrainedResidual(OnAnSAE):
         self.model.initialize_(self.model.read(codes))
         both = Autoencoder(autoencoder.normalizer, autoencoder.sae, self.model, autoencoder.plant)
         schedule, seed = learning.schedule(self.rounds), self.activations.seed
-        task = NFMTask(both, learning.objective, learning.optimizer, schedule, seed)
+        task = NFMTask(both, learning.reconstruction, learning.optimizer, schedule, seed)
         train(self.name, task, data, self.model, self.run, folder)
 
     def load(self, folder: Path) -> ResidualModel:

@@ -73,7 +73,7 @@ class TrainedSAE:
         autoencoder.normalizer.fit(x)
         autoencoder.sae.initialize_(autoencoder.normalizer(x))
         learning, seed = self.learning, self.activations.seed
-        task = SAETask(autoencoder, learning.objective, learning.optimizer, learning.schedule(), seed)
+        task = SAETask(autoencoder, learning.reconstruction, learning.optimizer, learning.schedule(), seed)
         train(self.name, task, data, autoencoder, self.run, folder)
         if self.run.ranks.is_first:
             about = self.about() | read_metrics(folder)

@@ -36,13 +36,13 @@ def take(step: Step, candidate: Candidate, workshop: Workshop) -> str | None:
 
 
 def _make(step: Step, parts: frozenset[Part], candidate: Candidate, workshop: Workshop) -> str:
-    order = workshop.order
-    name, recipe = "sae", order.sae
-    if candidate.wider is not None:
-        assert order.trained is not None
-        name, recipe = candidate.name, order.trained.wider(candidate.name, candidate.wider)
-    candidate.foundation = workshop.founded(name, workshop.obtain(name, recipe))
-    return name
+    if candidate.wider is None:
+        candidate.foundation = workshop.sae()
+        return "sae"
+    assert workshop.order.trained is not None
+    recipe = workshop.order.trained.wider(candidate.name, candidate.wider)
+    candidate.foundation = workshop.founded(candidate.name, workshop.obtain(candidate.name, recipe))
+    return candidate.name
 
 
 def _solve(step: Step, parts: frozenset[Part], candidate: Candidate, workshop: Workshop) -> str | None:
@@ -58,7 +58,9 @@ def _solve(step: Step, parts: frozenset[Part], candidate: Candidate, workshop: W
 
 
 def _fit(step: Step, parts: frozenset[Part], candidate: Candidate, workshop: Workshop) -> str:
-    assert candidate.foundation is not None and candidate.node is not None and step.learning is not None
+    assert candidate.foundation is not None
+    assert candidate.node is not None
+    assert step.learning is not None
     model, linear = _model(candidate, workshop), dict(candidate.linear or {})
     learning = (step.learning, candidate.rounds, workshop.order.linear_tokens, workshop.run)
     recipe = TrainedResidual(candidate.foundation, candidate.name, candidate.node, model, linear, *learning)
@@ -83,8 +85,9 @@ def _trained_together(
 ) -> str:
     assert step.learning is not None
     name = step.name if candidate.is_own else f"{candidate.name}_{step.name}"
-    plant = workshop.order.plant_node
-    on = {} if candidate.foundation is None or "sae" in parts else {"sae": candidate.foundation.fingerprint, "plant": plant}
+    on = {}
+    if candidate.foundation is not None and "sae" not in parts:
+        on = {"sae": candidate.foundation.fingerprint, "plant": workshop.order.plant_node}
     recipe = TunedParts(name, beginning, parts, step.learning, workshop.activations, workshop.run, on)
     autoencoder = workshop.obtain(name, recipe)
     made = workshop.artifacts[name]
@@ -149,14 +152,16 @@ def _from_scratch(parts: frozenset[Part], candidate: Candidate, workshop: Worksh
             autoencoder.nfm.initialize_(autoencoder.nfm.read(codes))
 
     node = dict(trained.node)
-    spec: dict[str, Any] = {"sae": node, "normalizer": trained.normalizer, "nfm": candidate.node if has_nfm else None}
-    return Beginning(build, start, spec, node, candidate.node if has_nfm else None)
+    nfm_node = candidate.node if has_nfm else None
+    spec: dict[str, Any] = {"sae": node, "normalizer": trained.normalizer, "nfm": nfm_node}
+    return Beginning(build, start, spec, node, nfm_node)
 
 
 def _model(candidate: Candidate, workshop: Workshop) -> ResidualModel:
     """The candidate's model of the residual, built when it is first needed."""
     if candidate.nfm is None:
-        assert candidate.build is not None and candidate.foundation is not None
+        assert candidate.build is not None
+        assert candidate.foundation is not None
         sae = candidate.foundation.autoencoder.sae
         torch.manual_seed(workshop.activations.seed)
         candidate.nfm = candidate.build(sae.d_sae, sae.d_in)

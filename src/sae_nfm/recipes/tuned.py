@@ -12,6 +12,7 @@ from sae_nfm.models.autoencoder import Autoencoder
 from sae_nfm.recipes.activations import SiteActivations, sample
 from sae_nfm.training.behaviour import BehaviourTask
 from sae_nfm.training.learning import Learning
+from sae_nfm.training.objectives.behaviour import Behaviour
 from sae_nfm.training.parts import Part
 from sae_nfm.training.run import Run, train
 from sae_nfm.training.tasks import DictionaryTask, SAETask
@@ -113,19 +114,18 @@ class TunedParts:
         if metrics["best_step"] > 0:
             return []
         return [
-            f"training made it only worse, and its start was kept; a lower {self.learning.optimizer_setting}.lr "
-            "or a longer warmup usually mends this"
+            "training made it only worse, and its start was kept; a lower "
+            f"{self.learning.optimizer_setting}.lr or a longer warmup usually mends this"
         ]
 
     def _task(self, autoencoder: Autoencoder, batch_tokens: int) -> DictionaryTask:
         learning, at = self.learning, self.activations
-        schedule = learning.schedule(batch_tokens=batch_tokens)
-        how = (learning.objective, learning.optimizer, schedule, at.seed)
-        if not learning.through_model:
-            task = SAETask(autoencoder, *how, self.parts)
-        else:
+        how = (learning.optimizer, learning.schedule(batch_tokens=batch_tokens), at.seed)
+        if isinstance(learning.objective, Behaviour):
             where = (at.lm, at.site, at.splits.train.bos_id, at.cfg.lm_batch)
-            task = BehaviourTask(autoencoder, self.parts, *where, *how)
+            task = BehaviourTask(autoencoder, self.parts, *where, learning.objective, *how)
+        else:
+            task = SAETask(autoencoder, learning.objective, *how, self.parts)
         task.optimizer_setting = learning.optimizer_setting
         return task
 
@@ -139,4 +139,5 @@ class TunedParts:
             about = about | {"on": {"sae": folder.stem, "plant": None}}
         if autoencoder.nfm is not None:
             assert beginning.nfm is not None
-            sae_nfm.write(autoencoder.nfm, sae_nfm.residual_config(autoencoder.nfm, beginning.nfm, about), below)
+            config = sae_nfm.residual_config(autoencoder.nfm, beginning.nfm, about)
+            sae_nfm.write(autoencoder.nfm, config, below)

@@ -98,7 +98,7 @@ class Workshop:
         self.metrics: dict[str, dict[str, float]] = {}
         self.artifacts: dict[str, dict[str, str]] = {}
         self.warnings: list[str] = []
-        self._planted: dict[str, Foundation] = {}
+        self._sae: Foundation | None = None
 
     @property
     def autoencoder(self) -> Autoencoder:
@@ -128,16 +128,20 @@ class Workshop:
             self.warn(f"{name}: {concern}")
         return made.value
 
+    def sae(self) -> Foundation:
+        """The study's SAE as its own recipe makes it, before any stage trains it further."""
+        if self._sae is None:
+            self._sae = self.founded("sae", self.obtain("sae", self.order.sae))
+        return self._sae
+
     def founded(self, name: str, autoencoder: Autoencoder) -> Foundation:
-        """An SAE that was just obtained, with what is planted on it; the same one for the same artifact."""
+        """An SAE that was just obtained under a name, with what is planted on it."""
         fingerprint, node = self.artifacts[name]["fingerprint"], self.order.plant_node
-        if fingerprint not in self._planted:
-            foundation = Foundation(self.activations, autoencoder, fingerprint, node)
-            if self.order.plant is not None:
-                named = "plant" if name == "sae" else f"{name}_plant"
-                autoencoder.plant = self.obtain(named, FittedPlant(foundation, self.order.plant()))
-            self._planted[fingerprint] = foundation
-        return self._planted[fingerprint]
+        foundation = Foundation(self.activations, autoencoder, fingerprint, node)
+        if self.order.plant is not None:
+            planted = "plant" if name == "sae" else f"{name}_plant"
+            autoencoder.plant = self.obtain(planted, FittedPlant(foundation, self.order.plant()))
+        return foundation
 
     def solved(self, name: str, control: LinearControl, on: Foundation | None = None) -> LinearControl:
         """A linear control of the residual of an SAE, the study's if none is given."""

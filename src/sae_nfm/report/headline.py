@@ -93,9 +93,11 @@ def marginal_gain(result: Mapping[str, Any]) -> str | None:
     share = estimate(lookup(result, "marginal_interaction", "share"))
     if absolute is None:
         return None
-    of_linear = f", {format_value(share, 1, '%')} of what the linear part leaves" if share else ""
+    alone = of_role(result, "linear_alone") is not None
+    linear = "a linear part that was trained alone, by the same stages," if alone else "the linear part"
+    of_linear = f", {format_value(share, 1, '%')} of what {linear} leaves" if share else ""
     size = f"{_with_interval(absolute, 3)} nats/token{of_linear}"
-    together = lookup(result, "nfm", "fit") == "together"
+    together = lookup(result, "nfm", "fit") == "together" and not alone
     caveat = (
         " Both parts were trained together, so that the linear part alone is not the best linear one."
         if together

@@ -131,7 +131,8 @@ def headline_ratios(result: Mapping[str, Any]) -> list[tuple[str, Estimate]]:
 
 def headline_gains(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What the NFM gains, named and formatted; empty without an NFM."""
-    linear, bound = of_role(result, "linear"), of_role(result, "codes_bound")
+    linear = lookup(result, "marginal_interaction", "against") or of_role(result, "linear")
+    bound = of_role(result, "codes_bound")
     gains = (
         ("KL reduction by the NFM", lookup(result, "reduction"), 1, "%"),
         ("MSE reduction by the NFM", lookup(result, "mse_reduction"), 1, "%"),

@@ -50,6 +50,12 @@ class Learning:
     settings: Mapping[str, Any]
 
     @property
+    def reconstruction(self) -> Reconstruction:
+        """The objective of a stage that looks at activations alone."""
+        assert not isinstance(self.objective, Behaviour)
+        return self.objective
+
+    @property
     def through_model(self) -> bool:
         """Whether the objective looks at what the model does, and so learns from whole blocks."""
         return isinstance(self.objective, Behaviour)

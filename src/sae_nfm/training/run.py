@@ -51,7 +51,12 @@ class Run:
 
 
 def train(
-    stage: str, task: DictionaryTask, data: ActivationModule | BlockModule, trained: nn.Module, run: Run, folder: Path
+    stage: str,
+    task: DictionaryTask,
+    data: ActivationModule | BlockModule,
+    trained: nn.Module,
+    run: Run,
+    folder: Path,
 ) -> None:
     """Train from the folder's last whole checkpoint, if there is one, and leave weights and metrics there.
 

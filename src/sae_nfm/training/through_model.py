@@ -66,7 +66,9 @@ class ThroughModel:
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "token d_model"]]:
         """The sum, and its gradient or zeros."""
         gradient, start = torch.zeros_like(replacement), 0
-        total = torch.zeros((), dtype=torch.promote_types(replacement.dtype, torch.float32), device=batch.x.device)
+        total = torch.zeros(
+            (), dtype=torch.promote_types(replacement.dtype, torch.float32), device=batch.x.device
+        )
         for first in range(0, len(batch.x), self.blocks_at_once):
             few = SiteBatch(*(part[first : first + self.blocks_at_once] for part in batch))
             stop = start + int(few.scored.sum())
@@ -107,7 +109,12 @@ class ThroughModel:
         yield from zip(block.split(size), position.split(size), strict=True)
 
     def _piece(
-        self, clean: Reached | None, spliced: Reached, targets: Tensor, at: tuple[Tensor, Tensor], with_gradient: bool
+        self,
+        clean: Reached | None,
+        spliced: Reached,
+        targets: Tensor,
+        at: tuple[Tensor, Tensor],
+        with_gradient: bool,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The objective's sum over some tokens, and its gradient in what they reach."""
         final = spliced.final[at].detach().requires_grad_(with_gradient)

@@ -11,7 +11,7 @@ from sae_nfm.training.objectives.behaviour import Behaviour, Seen
 
 @checked
 class Rank(Behaviour):
-    """Mean of log(1 + exp(z_j − z_i)) over the pairs of the clean run's top n tokens, i before j, in nats/pair.
+    """Mean of log(1 + exp(z_j − z_i)) over the pairs of the clean top n tokens, i before j, in nats/pair.
 
     z are the spliced logits: the pairwise logistic loss of RankNet (Burges et al. 2005) on the clean order.
 
