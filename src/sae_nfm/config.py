@@ -47,6 +47,7 @@ from sae_nfm.tracking.trackers import Tracker
 from sae_nfm.training.run import Run
 
 log = logging.getLogger(__name__)
+_REPORTED = ("draws", "bos", "replace", "corpus", "context")
 _MUCH = 1e9  # bytes
 
 
@@ -177,8 +178,11 @@ def evaluation(cfg: DictConfig, workshop: Workshop, folder: Path) -> Evaluate:
         NotAllowed: all that would be scored is of one document, so that nothing could be said of the spread.
     """
     chosen = cfg.evaluation
+    if chosen.context is not None:
+        workshop.activations.lm.check(workshop.activations.site, chosen.context)
+    other = None if chosen.corpus is None else made(chosen.corpus)
     scored = ScoredBlocks(
-        workshop.activations.splits.test,
+        workshop.activations.others(other, chosen.context).test,
         cfg.eval_tokens,
         chosen.bos == "patch",
         chosen.replace,
@@ -200,7 +204,7 @@ def evaluation(cfg: DictConfig, workshop: Workshop, folder: Path) -> Evaluate:
         conditions=conditions(cfg),
         reconstructions=reconstructions(cfg),
         settings=Settings(chosen.rows, chosen.top_n, export, cfg.seed),
-        reported={name: chosen[name] for name in ("draws", "bos", "replace")},
+        reported={name: plain(chosen[name]) for name in _REPORTED},
         folder=folder,
     )
 

@@ -52,6 +52,14 @@ class SiteActivations:
         cfg, tokenizer = self.cfg, self.lm.tokenizer
         return prepare_tokens(self.store, self.corpus, tokenizer, cfg.context, cfg.splits, cfg.max_tokens)
 
+    def others(self, corpus: Corpus | None, context: int | None) -> TokenSplits:
+        """Another corpus as token blocks, or this one in blocks of another length; None is as it is."""
+        if corpus is None and context is None:
+            return self.splits
+        cfg, tokenizer = self.cfg, self.lm.tokenizer
+        sizes = (context or cfg.context, cfg.splits, cfg.max_tokens)
+        return prepare_tokens(self.store, corpus or self.corpus, tokenizer, *sizes)[0]
+
     @property
     def splits(self) -> TokenSplits:
         """The corpus as token blocks, split by document."""

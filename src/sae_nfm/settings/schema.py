@@ -70,6 +70,8 @@ class EvaluationConfig:
     rows: Count | None
     covariance_tokens: Several
     bank_tokens: Several
+    corpus: Part | None
+    context: Several | None
     reconstruction: dict[str, Part]
     baseline: dict[str, Part]
 
