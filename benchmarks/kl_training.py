@@ -1,7 +1,7 @@
 """A training step for KL through the frozen model: ours against the plain loop; and what the logits take.
 
-The plain loop is what one writes down first: the whole clean model, the whole spliced model with a graph, both
-log-softmaxes of all tokens at once, and `backward`. Both train the linear part and the interactions of the
+The plain loop is what one writes down first: the whole clean model, the whole spliced model with a graph,
+both log-softmaxes of all tokens at once, and `backward`. Both train the linear part and interactions of the
 same NFM with Adam.
 """
 
@@ -70,7 +70,7 @@ class Step:
         loss = self.loss()
         loss.backward()
         self.optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
     def loss(self) -> Tensor:
         """Mean KL over the scored tokens."""
@@ -184,18 +184,18 @@ def main() -> None:
     positions = args.blocks * 128
     Report(
         name="kl_training",
-        title=f"A training step for KL: docs_lm, layer {args.layer}, {args.blocks} blocks of 128, NFM on d_sae "
-        f"{args.d_sae}, k {args.k}, d_embed {args.d_embed}, float32",
+        title=f"A training step for KL: docs_lm, layer {args.layer}, {args.blocks} blocks of 128, NFM on "
+        f"d_sae {args.d_sae}, k {args.k}, d_embed {args.d_embed}, float32",
         columns=("", "ms/step", "tokens/s", "sae_nfm is faster by", "peak, copies of the logits at 50,257"),
         rows=[
-            [name, 1e3 * min(times), round(positions / min(times)), speedup(seconds, MINE, name), copies[name]]
-            for name, times in seconds.items()
+            [name, 1e3 * min(each), round(positions / min(each)), speedup(seconds, MINE, name), copies[name]]
+            for name, each in seconds.items()
         ],
         bars=[
             Bar("speed against the plain loop", measured, 1.5),
             Bar("cost over what operation counts allow", allowed / measured, 1.15, at_least=False),
             Bar("peak memory in copies of the logits", copies[MINE], 2.5, at_least=False),
-            Bar("relative difference of the losses", abs(losses[MINE] / losses[PLAIN] - 1), 1e-5, at_least=False),
+            Bar("relative difference of the losses", abs(losses[MINE] / losses[PLAIN] - 1), 1e-5, False),
         ],
         notes=[
             "Forward, backward and Adam of the linear part and the interactions; the SAE and the model are "

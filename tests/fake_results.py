@@ -251,7 +251,7 @@ def renamed(result, names):
     def new(words):
         return re.sub(r"\w+", lambda word: names.get(word[0], word[0]), words)
 
-    parts = ("conditions", "ratios", "pathology", "made_worse", "tests")
+    parts = ("conditions", "ratios", "pathology", "made_worse", "tests", "marginal_interaction")
     return result | {part: rename(result[part]) for part in parts}
 
 

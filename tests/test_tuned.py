@@ -15,7 +15,7 @@ CHANGES = {
     "finetune": ("stages=[sae,nfm_linear,nfm,finetune]", "stage.finetune.tokens=153600"),
     "joint": ("stages=[joint]", "stage.joint.objective=kl", "stage.joint.tokens=153600"),
 }
-OWN = ("evaluation.reconstructions=[sae,sae_linear,sae_nfm]", "validation_tokens=300")
+OWN = ("evaluation.reconstructions=[sae,sae_linear,sae_nfm]",)
 
 
 @pytest.fixture(scope="module")
@@ -128,9 +128,10 @@ def test_an_sae_of_any_family_is_trained_from_scratch_for_kl(suite, family):
     found = ran(other, f"e2e_{family}", *overrides, "sae_optimizer.lr=3e-3")
     assert found["stages"]["e2e"]["objective"] == "kl"
     assert found["conditions"]["sae"]["kl"]["mean"] < 3
-    assert found["sae"]["l0"] < 8
+    assert found["sae"]["l0"] < 12  # it aims at 4, and has had 80 steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHANGES)
 def test_what_was_killed_goes_on_bit_by_bit(suite, tmp_path, name):
     """Of two copies of a store, one is trained in without a pause."""
@@ -151,6 +152,7 @@ def test_what_was_killed_goes_on_bit_by_bit(suite, tmp_path, name):
     assert found["conditions"] == expected["conditions"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHANGES)
 def test_two_processes_train_what_one_trains(suite, tmp_path, name):
     """Few steps: differences of rounding grow with every one of Adam's."""
@@ -171,7 +173,10 @@ def test_two_processes_train_what_one_trains(suite, tmp_path, name):
         (["stages=[sea]"], "stages=sea: allowed are sae, nfm_linear, nfm, finetune, joint, e2e"),
         (["stages=[sae,finetune]", "stage.finetune.parts=[decoder]"], "stage.finetune.parts"),
         (["nfm_objective=kl", "tuning_tokens=100"], "tuning_tokens=100: allowed are whole numbers from"),
-        (["stages=[joint]", "experiment=planted"], "the stage joint would train the SAE that it is planted on"),
+        (
+            ["stages=[joint]", "experiment=planted"],
+            "the stage joint would train the SAE that it is planted on",
+        ),
         (["nfm_objective=downstream", "layer=5"], "layer=5: allowed are layers below 5"),
     ],
 )

@@ -24,6 +24,7 @@ from sae_nfm.evaluation.task import Settings
 from sae_nfm.interop.fits import check_fits
 from sae_nfm.interop.published import Published
 from sae_nfm.lm.model import LanguageModel
+from sae_nfm.lm.passage import Passage
 from sae_nfm.lm.site import Site
 from sae_nfm.models.least_squares import bytes_of, check_memory
 from sae_nfm.models.residuals.base import ResidualModel
@@ -44,6 +45,7 @@ from sae_nfm.store.distributed import start_ranks
 from sae_nfm.store.ranks import Ranks
 from sae_nfm.store.store import Store
 from sae_nfm.tracking.trackers import Tracker
+from sae_nfm.training.objectives.behaviour import Behaviour
 from sae_nfm.training.run import Run
 
 log = logging.getLogger(__name__)
@@ -168,6 +170,7 @@ def stages(cfg: DictConfig, workshop: Workshop, folder: Path) -> list[Stage]:
     """What the study does, in order; what can be known to be wrong is told before anything is made."""
     evaluate = evaluation(cfg, workshop, folder)
     _check_memory(cfg, evaluate.reconstructions.values(), workshop)
+    _check_passages(workshop)
     return [*map(Train, workshop.order.course), evaluate]
 
 
@@ -218,6 +221,15 @@ def _check_memory(cfg: DictConfig, asked: Iterable[Reconstruction], workshop: Wo
         needed = bytes_of(workshop.order.sae.d_sae)
         if needed > _MUCH:
             log.info("solving a linear part will take %.1f GB on %s", needed / 1e9, device)
+
+
+def _check_passages(workshop: Workshop) -> None:
+    """Raise a `NotAllowed` where the model cannot be trained through for what is asked."""
+    at = workshop.activations
+    for step in workshop.order.course:
+        if step.learning is not None and isinstance(step.learning.objective, Behaviour):
+            passage = Passage(at.lm, at.site, step.learning.objective.reads_streams)
+            passage.check(at.lm.prefix(at.splits.test.tokens([0]), at.site))
 
 
 def conditions(cfg: DictConfig) -> list[Condition]:

@@ -1,4 +1,4 @@
-"""The gradient of every objective in the spliced activation, against autograd through Hugging Face's model."""
+"""The gradient of every objective in the spliced activation, against autograd through Hugging Face."""
 
 from contextlib import ExitStack
 
@@ -19,7 +19,9 @@ from sae_nfm.training.objectives.rank import Rank
 from sae_nfm.training.objectives.top_n_kl import TopNKL
 from sae_nfm.training.through_model import SiteBatch, ThroughModel
 
-OBJECTIVES = {each.name: each for each in (KL(), KLAndReconstruction(), TopNKL(5), Rank(5), CE(), Downstream())}
+OBJECTIVES = {
+    each.name: each for each in (KL(), KLAndReconstruction(), TopNKL(5), Rank(5), CE(), Downstream())
+}
 LAYER, BLOCKS, CONTEXT = 1, 5, 12
 
 
@@ -79,7 +81,10 @@ def by_autograd(model, tokens, hook, objective, noise):
     )
     targets = torch.full_like(tokens, -1)
     targets[:, :-1] = torch.where(scored[:, 1:], tokens[:, 1:], -1)
-    clean, spliced = Seen(clean_logits[scored], clean_streams[:, scored]), Seen(logits[scored], streams[:, scored])
+    clean, spliced = (
+        Seen(clean_logits[scored], clean_streams[:, scored]),
+        Seen(logits[scored], streams[:, scored]),
+    )
     total = objective.per_token(clean, spliced, targets[scored]).sum()
     return total.item(), torch.autograd.grad(total, leaf)[0], leaf.detach()
 
@@ -153,11 +158,9 @@ def test_no_stream_is_behind_the_last_layer():
 
 
 def test_logits_that_are_made_otherwise_are_refused(tokens, monkeypatch):
-    lm = random_lm("gemma2")
-    site = Site(LAYER, "resid_post")
-    monkeypatch.setattr(lm.bridge.original_model.config, "final_logit_softcapping", None)
+    lm, site = random_lm("gemma2"), Site(LAYER, "resid_post")
+    passage, prefix = Passage(lm, site), lm.prefix(tokens, site)
+    passage.check(prefix)
+    monkeypatch.setattr(Passage, "logits", lambda self, final: lm.bridge.unembed(final))  # without the cap
     with pytest.raises(NotAllowed, match="Gemma2ForCausalLM"):
-        passage = Passage(lm, site)
-        monkeypatch.undo()
-        monkeypatch.setattr(Passage, "logits", lambda self, final: lm.bridge.unembed(final))
-        passage.check(lm.prefix(tokens, site))
+        passage.check(prefix)

@@ -48,7 +48,7 @@ def _headlines(summary: Summary) -> dict[str, Any]:
         names = [summary.of_role(role) for role in roles]
         return None if None in names else as_json(figure(measure, *names))
 
-    best_linear = "linear" if summary.of_role("linear_alone") is None else "linear_alone"
+    best_linear = _best_linear(summary)
     absolute = found(summary.difference, "kl", best_linear, "nfm")
     of_bound = ("nfm", "codes_bound", "sae")
     bounded = None not in [summary.of_role(role) for role in of_bound]
@@ -69,6 +69,11 @@ def _headlines(summary: Summary) -> dict[str, Any]:
         if bounded
         else None,
     }
+
+
+def _best_linear(summary: Summary) -> str:
+    """The role of what interactions are held against."""
+    return "linear" if summary.of_role("linear_alone") is None else "linear_alone"
 
 
 def _pathology(summary: Summary) -> dict[str, Any]:
@@ -124,7 +129,7 @@ def planted(summary: Summary, plant: Plant | None) -> dict[str, Any] | None:
     Where no interactions are planted the truth is 0: such a model takes off the linear part's own error.
     None where nothing is planted, or what it takes to know the truth was not spliced in.
     """
-    best, linear = summary.of_role("planted"), summary.of_role("linear")
+    best, linear = summary.of_role("planted"), summary.of_role(_best_linear(summary))
     if plant is None or best is None or linear is None:
         return None
     share = Jackknife(0.0, (0.0, 0.0))

@@ -156,7 +156,10 @@ def trained_together(cfg: DictConfig) -> dict[str, bool]:
         return {"together": False, "tuned": False}
     mixed = any("interaction" in step.parts and len(step.parts) > 1 for step in of_nfm)
     has_both = cfg.nfm.linear and cfg.nfm.interaction
-    return {"together": has_both and (mixed or cfg.nfm.fit == "together"), "tuned": bool(of_nfm)}
+    return {
+        "together": has_both and (mixed or cfg.nfm.fit == "together"),
+        "tuned": bool(of_nfm) and cfg.plant is None,
+    }
 
 
 def trainer_spec(cfg: DictConfig) -> dict[str, Any]:
