@@ -1,4 +1,4 @@
-"""Objectives with something wrong, for `objective._target_=faults.…`."""
+"""Objectives with something wrong, for `objectives.reconstruction._target_=faults.…`."""
 
 import torch.distributed as dist
 

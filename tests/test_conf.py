@@ -24,13 +24,19 @@ from sae_nfm import config
 from sae_nfm.__main__ import CONFIG_DIR
 from sae_nfm.settings.values import NotAllowed
 
-PACKAGES = {"optimizer": ["sae_optimizer", "nfm_optimizer"]}
+PACKAGES = {"optimizer": ["sae_optimizer", "nfm_optimizer", "tuning_optimizer"]}
 """Groups that the study uses under other names than their own."""
+ALL_OF_THEM = ("objectives", "stage")
+"""Groups of which the study has every file."""
 ADDED = {
     "sae": {"d_in"},
     "nfm": {"d_sae", "d_out"},
     "sae_optimizer": {"params"},
     "nfm_optimizer": {"params"},
+    "tuning_optimizer": {"params"},
+    "stage.finetune.optimizer": {"params"},
+    "stage.joint.optimizer": {"params"},
+    "stage.e2e.optimizer": {"params"},
     "logger": {"folder", "choices", "settings"},
 }
 """What the code gives a target beside its settings."""
@@ -46,7 +52,7 @@ def options():
     found = []
     for path in sorted(Path(CONFIG_DIR).rglob("*.yaml")):
         group = path.parent.relative_to(CONFIG_DIR).as_posix()
-        if group != ".":
+        if group not in (".", *ALL_OF_THEM):
             keys = [f"{group}@{package}" for package in PACKAGES[group]] if group in PACKAGES else [group]
             found += [f"{key}={path.stem}" for key in keys]
     return found
@@ -114,8 +120,15 @@ def test_every_option_composes_and_binds(option):
 
 def test_the_options_are_all_of_the_groups_that_there_are():
     found = {option.partition("=")[0].partition("@")[0] for option in options()}
-    groups = "lm corpus sae nfm objective evaluation optimizer trainer logger experiment ablation sweep"
+    groups = "lm corpus sae nfm evaluation optimizer trainer logger experiment ablation sweep"
     assert set(groups.split()) <= found
+
+
+@pytest.mark.parametrize("group", ALL_OF_THEM)
+def test_the_study_has_every_objective_and_every_stage(default, group):
+    files = {path.stem for path in (Path(CONFIG_DIR) / group).glob("*.yaml")}
+    assert set(default[group]) == files
+    assert len(files) >= 3
 
 
 def test_hydras_callbacks_bind_too():

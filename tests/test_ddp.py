@@ -110,7 +110,7 @@ def test_two_processes_learn_what_one_learns(suite):
 def test_a_rank_that_raises_ends_the_study(suite, rank):
     begun = time.monotonic()
     status, printed = suite.run(
-        "trainer=ddp_cpu", f"objective._target_=faults.RaisesOnRank{rank}", timeout=90
+        "trainer=ddp_cpu", f"objectives.reconstruction._target_=faults.RaisesOnRank{rank}", timeout=90
     )
     assert status != 0
     assert f"rank {rank} has no disk" in printed

@@ -97,7 +97,7 @@ def test_hydra_full_error_of_the_users_shows_all(monkeypatch):
 
 def test_a_bug_keeps_its_traceback_in_the_log_and_a_mistake_has_none(tmp_path, corpus_file):
     suite = Suite(tmp_path, corpus_file)
-    status, printed = suite.run("objective._target_=faults.HasABug", "hydra.run.dir=bug")
+    status, printed = suite.run("objectives.reconstruction._target_=faults.HasABug", "hydra.run.dir=bug")
     assert status == 1
     assert "Traceback" not in printed
     assert "Error executing" not in printed

@@ -54,7 +54,7 @@ def test_an_array_of_four_jobs(suite):
 
 
 def test_a_task_that_raises_ends_the_other(suite):
-    overrides = ("trainer=ddp_cpu", "objective._target_=faults.RaisesOnRank1")
+    overrides = ("trainer=ddp_cpu", "objectives.reconstruction._target_=faults.RaisesOnRank1")
     status, _ = suite.run(*overrides, *LAUNCHER, sweep=True, timeout=120)
     assert status == 1
     job = suite.jobs("sweep")["job"]

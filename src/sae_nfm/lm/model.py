@@ -23,6 +23,9 @@ DTYPES = {
 }
 
 
+Dtype = Literal["float32", "float64", "bfloat16", "float16"]
+
+
 @checked
 class LanguageModel:
     """A frozen causal LM behind TransformerLens's `TransformerBridge`, in eval mode, without gradients.
@@ -32,24 +35,18 @@ class LanguageModel:
     Args:
         path: a Hugging Face model name or a local folder in its format.
         dtype: `float32`, `float64`, `bfloat16` or `float16`.
-        checkpointing: whether training through the model computes the inside of its layers again in the
-            backward pass, which takes a third more time and a fraction of the memory.
+        checkpointing: whether training through it keeps the inputs of its layers alone, and computes again.
     """
 
-    def __init__(
-        self,
-        path: str,
-        dtype: Literal["float32", "float64", "bfloat16", "float16"],
-        checkpointing: bool = False,
-    ) -> None:
+    def __init__(self, path: str, dtype: Dtype, checkpointing: bool = False) -> None:
         self.path, self.dtype, self.checkpointing = path, dtype, checkpointing
         self.bridge = boot(path, DTYPES[dtype])
         self.bridge.eval().requires_grad_(False)
         drop_added_bias(self.bridge)
-        self.n_layers: int = self.bridge.cfg.n_layers
-        self.d_model: int = self.bridge.cfg.d_model
-        self.d_vocab: int = self.bridge.cfg.d_vocab
-        self.n_ctx: int = self.bridge.cfg.n_ctx
+        cfg = self.bridge.cfg
+        self.n_layers: int = cfg.n_layers
+        self.d_model: int = cfg.d_model
+        self.d_vocab, self.n_ctx = int(cfg.d_vocab), int(cfg.n_ctx)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerFast:
@@ -58,8 +55,7 @@ class LanguageModel:
 
     def to(self, device: torch.device | str) -> "LanguageModel":
         """Move the weights to `device`."""
-        if torch.device(device) != self.device:
-            self.bridge.to(device)
+        self.bridge = self.bridge if torch.device(device) == self.device else self.bridge.to(device)
         return self
 
     @property
@@ -68,7 +64,7 @@ class LanguageModel:
         return next(self.bridge.parameters()).device
 
     def signature(self) -> dict[str, Any]:
-        """What identifies the model: the content of a local folder, else its name and revision."""
+        """What identifies it: the content of a local folder, else its name and revision."""
         folder = Path(self.path)
         if not folder.is_dir():
             revision = getattr(self.bridge.original_model.config, "_commit_hash", None)
@@ -118,27 +114,21 @@ class LanguageModel:
 
     @torch.no_grad()
     def suffix(
-        self,
-        activation: Float[Tensor, "row pos d_model"],
-        resid: Float[Tensor, "row pos d_model"],
-        site: Site,
+        self, activation: Float[Tensor, "row pos d"], resid: Float[Tensor, "row pos d"], site: Site
     ) -> Float[Tensor, "row pos d_vocab"]:
-        """Splice `activation` in at the site and run the model on to its logits.
+        """`splice` without gradients."""
+        return self.splice(activation, resid, site)
+
+    def splice(
+        self, activation: Float[Tensor, "row pos d"], resid: Float[Tensor, "row pos d"], site: Site
+    ) -> Float[Tensor, "row pos d_vocab"]:
+        """Splice `activation` in at the site and run the model on to its logits, with its gradient.
 
         Args:
             activation: what stands at the site, in the model's units; rows are blocks under any condition.
             resid: `Prefix.resid` of the same rows; read only where a hook has to splice.
-            site: the site that both belong to.
+            site: of both.
         """
-        return self.splice(activation, resid, site)
-
-    def splice(
-        self,
-        activation: Float[Tensor, "row pos d_model"],
-        resid: Float[Tensor, "row pos d_model"],
-        site: Site,
-    ) -> Float[Tensor, "row pos d_vocab"]:
-        """`suffix`, with the gradient of the activation where it has one."""
         activation = activation.to(DTYPES[self.dtype])
         start = site.layer_entered(self.n_layers)
         if start is not None:

@@ -54,11 +54,8 @@ class SiteActivations:
 
     def others(self, corpus: Corpus | None, context: int | None) -> TokenSplits:
         """Another corpus as token blocks, or this one in blocks of another length; None is as it is."""
-        if corpus is None and context is None:
-            return self.splits
-        cfg, tokenizer = self.cfg, self.lm.tokenizer
-        sizes = (context or cfg.context, cfg.splits, cfg.max_tokens)
-        return prepare_tokens(self.store, corpus or self.corpus, tokenizer, *sizes)[0]
+        sizes = (context or self.cfg.context, self.cfg.splits, self.cfg.max_tokens)
+        return prepare_tokens(self.store, corpus or self.corpus, self.lm.tokenizer, *sizes)[0]
 
     @property
     def splits(self) -> TokenSplits:
