@@ -28,9 +28,7 @@ Dtype = Literal["float32", "float64", "bfloat16", "float16"]
 
 @checked
 class LanguageModel:
-    """A frozen causal LM behind TransformerLens's `TransformerBridge`, in eval mode, without gradients.
-
-    It is no `nn.Module`, so that no checkpoint ever contains it.
+    """A frozen causal LM behind TransformerLens's `TransformerBridge`; no module, so in no checkpoint.
 
     Args:
         path: a Hugging Face model name or a local folder in its format.
@@ -55,7 +53,8 @@ class LanguageModel:
 
     def to(self, device: torch.device | str) -> "LanguageModel":
         """Move the weights to `device`."""
-        self.bridge = self.bridge if torch.device(device) == self.device else self.bridge.to(device)
+        if torch.device(device) != self.device:
+            self.bridge.to(device)
         return self
 
     @property
@@ -101,8 +100,7 @@ class LanguageModel:
         return prefix
 
     def _run_to(self, site: Site, tokens: Int64[Tensor, "block pos"]) -> Prefix:
-        start = site.layer_entered(self.n_layers)
-        if start is not None:
+        if (start := site.layer_entered(self.n_layers)) is not None:
             resid = self.bridge(tokens, stop_at_layer=start)
             return Prefix(resid, resid)
         kept: list[Tensor] = []
