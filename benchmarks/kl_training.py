@@ -88,9 +88,10 @@ class Ours(Step):
 
     def loss(self) -> Tensor:
         """Mean KL over the scored tokens."""
-        prefix = self.lm.prefix(self.tokens, self.site)
+        passage = Passage(self.lm, self.site)
+        prefix = passage.prefix(self.tokens)
         batch = SiteBatch(prefix.activation, prefix.resid, self.tokens, self.scored)
-        through = ThroughModel(Passage(self.lm, self.site), KL(), len(self.tokens))
+        through = ThroughModel(passage, KL(), len(self.tokens))
         return through(self.replacement(prefix.activation[self.scored]), batch) / self.scored.sum()
 
 

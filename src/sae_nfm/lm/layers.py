@@ -1,13 +1,14 @@
 """Other modules in the place of layers: some hand on what they get, some keep nothing but their input."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformer_lens.model_bridge import TransformerBridge
+from transformers.activations import NewGELUActivation
 
 
 @contextmanager
@@ -27,9 +28,34 @@ def passing_through(bridge: TransformerBridge, num_layers: int, returns_tuple: b
 
 @contextmanager
 def computed_again(bridge: TransformerBridge, layers: Iterable[int]) -> Iterator[None]:
-    """Have layers keep their input alone for the backward pass, which computes the rest of them again."""
+    """Have layers keep their input alone for the backward pass, which computes the rest of them again.
+
+    Their activations are to be fused (`fused_gelu`), the first time as the second.
+    """
     with _replaced(bridge, layers, _Checkpointed):
         yield
+
+
+@contextmanager
+def fused_gelu(model: nn.Module) -> Iterator[None]:
+    """Have the tanh approximation of GELU, which `transformers` writes out, computed in one operation.
+
+    It is the same but for rounding, in a third of the time, and keeps one tensor for the backward pass.
+    """
+    found = [
+        (parent, name)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, NewGELUActivation)
+    ]
+    plain = [getattr(parent, name) for parent, name in found]
+    for parent, name in found:
+        setattr(parent, name, nn.GELU(approximate="tanh"))
+    try:
+        yield
+    finally:
+        for (parent, name), activation in zip(found, plain, strict=True):
+            setattr(parent, name, activation)
 
 
 def layers_return_tuples(bridge: TransformerBridge, device: torch.device) -> bool:
@@ -99,4 +125,10 @@ class _Checkpointed(_StandIn):
         """What the layer returns."""
         if self._start_at_layer_idx == self._number and self._start_residual is not None:
             hidden_states = self._start_residual
-        return checkpoint(self._layer[0], hidden_states, *args, use_reentrant=False, **kwargs)
+        (layer,) = self._layer
+
+        def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
+            return nullcontext(), fused_gelu(layer)  # the second time nobody else sees to that
+
+        again = {"use_reentrant": False, "context_fn": contexts}
+        return checkpoint(layer, hidden_states, *args, **again, **kwargs)

@@ -9,11 +9,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
-from sae_nfm.lm.layers import computed_again
+from sae_nfm.lm.layers import computed_again, fused_gelu
 from sae_nfm.lm.model import LanguageModel
 from sae_nfm.lm.site import Prefix, Site
 from sae_nfm.settings.values import NotAllowed
@@ -55,6 +55,11 @@ class Passage:
             allowed = f"layers below {lm.n_layers - 1}, the last of {lm.path}, where later ones are compared"
             raise NotAllowed("layer", site.layer, allowed)
 
+    def prefix(self, tokens: Int64[Tensor, "block pos"]) -> Prefix:
+        """The model up to the site."""
+        with fused_gelu(self.lm.bridge.original_model):
+            return self.lm.prefix(tokens, self.site)
+
     def __call__(
         self, activation: Float[Tensor, "block pos d_model"], resid: Float[Tensor, "block pos d_model"]
     ) -> Reached:
@@ -66,6 +71,7 @@ class Passage:
         """
         streams: list[Tensor] = []
         with ExitStack() as stack:
+            stack.enter_context(fused_gelu(self.lm.bridge.original_model))
             if self.checkpointing and activation.requires_grad:
                 stack.enter_context(computed_again(self.lm.bridge, self.behind))
             if self.streams:

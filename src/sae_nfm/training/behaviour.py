@@ -56,8 +56,8 @@ class BehaviourTask(SAETask):
     ) -> None:
         super().__init__(autoencoder, Reconstruction(), optimizer, schedule, seed, parts)
         self.behaviour, self.lm, self.site, self.bos_id = objective, lm, site, bos_id
-        passage = Passage(lm, site, objective.reads_streams, lm.checkpointing)
-        self.through = ThroughModel(passage, objective, blocks_at_once)
+        self.passage = Passage(lm, site, objective.reads_streams, lm.checkpointing)
+        self.through = ThroughModel(self.passage, objective, blocks_at_once)
         self.watched = objective.name
         self.loss = MeanMetric().set_dtype(torch.float64)
 
@@ -108,7 +108,7 @@ class BehaviourTask(SAETask):
         return -float(figures[f"validation/{self.watched}"]) - self.excess(figures)
 
     def _at_the_site(self, tokens: Int64[Tensor, "block pos"]) -> SiteBatch:
-        prefix = self.lm.prefix(tokens, self.site)
+        prefix = self.passage.prefix(tokens)
         return SiteBatch(prefix.activation, prefix.resid, tokens, tokens != self.bos_id)
 
     def _share(self, num_tokens: int) -> float:
