@@ -96,6 +96,7 @@ def test_a_finished_stage_leaves_weights_and_metrics_and_nothing_else(bench, uni
     assert metrics["train_tokens"] == 120 * 64
     assert metrics["processes"] == 1
     assert 10 < metrics["tokens_per_s"] < 1e7
+    assert 0.1 < metrics["peak_memory_gb"] < 100
     assert metrics["steps"] == 120
     assert 0 < metrics["explained_variance"] < 1
     assert metrics["l0"] == pytest.approx(4, abs=0.5)

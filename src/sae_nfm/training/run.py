@@ -3,6 +3,8 @@
 import json
 import logging
 import math
+import resource
+import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -102,6 +104,7 @@ def train(
         metrics["steps"], metrics["best_step"] = trainer.global_step, best.step
         metrics["processes"] = trainer.world_size  # the sums of several are rounded otherwise
         metrics["tokens_per_s"] = (num_steps - first_step) * data.tokens_per_step / seconds
+        metrics["peak_memory_gb"] = _peak_memory(trainer.strategy.root_device) / 1e9
         if trainer.is_global_zero:
             save_weights(trained, folder / WEIGHTS)
             write_atomically(folder / METRICS, json.dumps(metrics, indent=1))
@@ -137,6 +140,13 @@ def _refuse_the_absurd(stage: str, task: DictionaryTask, figure: float) -> None:
             f"allowed: a finite number, from {task.least:g} on. "
             f"A lower {task.optimizer_setting}.lr or a longer warmup usually mends this"
         )
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes: what a GPU's tensors took at most, or else the whole process, which includes earlier stages."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _step_of(checkpoint: Path) -> int:

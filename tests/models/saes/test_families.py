@@ -45,6 +45,25 @@ def test_a_token_is_encoded_alike_whatever_is_beside_it(sae, x):
     torch.testing.assert_close(sae.encode(x.view(4, 6, D_IN)).dense(D_SAE).view(24, D_SAE), together)
 
 
+def test_an_attempts_codes_are_what_it_reconstructs_by(family, sae, x):
+    """Models of the residual read them, in training on the same batch: values and gradients agree."""
+    attempt = sae.attempt(x, Firing(D_SAE))
+    codes = attempt.codes()
+    torch.testing.assert_close(codes.dense(D_SAE), family.in_training(sae, x))
+    torch.testing.assert_close(sae.decode(codes), attempt.reconstruction)
+    parameters = [parameter for parameter in sae.parameters() if parameter.requires_grad]
+    weights = torch.randn(x.shape, generator=torch.Generator().manual_seed(2), dtype=x.dtype)
+    expected, found = (
+        torch.autograd.grad((made * weights).sum(), parameters, retain_graph=True, allow_unused=True)
+        for made in (attempt.reconstruction, sae.decode(codes))
+    )
+    assert any(gradient is not None and gradient.norm() > 0 for gradient in found)
+    for a, b in zip(found, expected, strict=True):
+        assert (a is None) is (b is None)
+        if a is not None:
+            torch.testing.assert_close(a, b)
+
+
 def test_tokens_without_an_active_latent_are_decoded_to_the_bias(sae, x):
     with torch.no_grad():
         sae.W_enc_rows.zero_()
