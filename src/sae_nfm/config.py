@@ -30,7 +30,14 @@ from sae_nfm.models.least_squares import bytes_of, check_memory
 from sae_nfm.models.residuals.base import ResidualModel
 from sae_nfm.models.saes.base import SparseAutoencoder
 from sae_nfm.recipes.activations import SiteActivations
-from sae_nfm.recipes.curriculum import check_course, course, learning, trained_together, trainer_spec
+from sae_nfm.recipes.curriculum import (
+    SEQUENTIAL,
+    check_course,
+    course,
+    learning,
+    trained_together,
+    trainer_spec,
+)
 from sae_nfm.recipes.published import PublishedSAE
 from sae_nfm.recipes.sae import TrainedSAE
 from sae_nfm.recipes.workshop import Order, Workshop
@@ -113,6 +120,7 @@ def workshop(cfg: DictConfig, tracker: Tracker, ranks: Ranks) -> Workshop:
     sizes = (cfg.evaluation.covariance_tokens, cfg.evaluation.bank_tokens)
     order = Order(
         course=course(cfg),
+        sequential=course(cfg, SEQUENTIAL),
         sae=sae,
         sae_node=dict(sae.node),
         trained=trained,

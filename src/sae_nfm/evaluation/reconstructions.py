@@ -22,9 +22,10 @@ from sae_nfm.recipes.workshop import Workshop, num_parameters
 from sae_nfm.settings.values import Count, checked
 from sae_nfm.training.parts import PARTS, Part
 
-Need = Literal["nfm", "plant", "trained_sae", "surroundings", "latent_solution", "together", "tuned"]
+Need = Literal["nfm", "plant", "trained_sae", "surroundings", "latent_solution", "together", "tuned", "joint"]
 """`latent_solution`: least squares over all latents, which take memory. `together`: a stage that trains
-interactions and what is linear together. `tuned`: a stage that trains parts further, or from scratch."""
+interactions and what is linear together. `tuned`: a stage that trains parts further, or from scratch.
+`joint`: one that trains SAE and NFM from scratch together."""
 
 
 class Replacement(nn.Module):
@@ -172,6 +173,19 @@ class WithoutParts(Reconstruction):
         return _replacement(
             finished(Candidate(name, there, node, workshop.from_node(node)), workshop), workshop
         )
+
+
+class OneAfterTheOther(Reconstruction):
+    """The study's dictionary trained part by part: what parts that were trained together are held against."""
+
+    role = "sequential"
+    needs = frozenset({"nfm", "joint"})
+
+    def build(self, name: str, workshop: Workshop) -> Replacement:
+        """Train it."""
+        node = workshop.order.nfm_node
+        candidate = Candidate(name, frozenset[Part](PARTS), node, workshop.from_node(node))
+        return _replacement(finished(candidate, workshop, workshop.order.sequential), workshop)
 
 
 def _replacement(candidate: Candidate, workshop: Workshop) -> Replacement:

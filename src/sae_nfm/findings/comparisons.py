@@ -63,6 +63,13 @@ def _headlines(summary: Summary) -> dict[str, Any]:
             "share": found(summary.reduction, "kl", "nfm", best_linear),
             "share_over_refit": found(summary.reduction, "kl", "nfm", "refit"),
         },
+        "joint_training": found(summary.reduction, "kl", "nfm", "sequential")
+        and {
+            "nfm": found(summary.reduction, "kl", "nfm", "sae_alone"),
+            "over_sequential": found(summary.reduction, "kl", "nfm", "sequential"),
+            "parameters": found(summary.reduction, "kl", "wide_sae", "sae_alone"),
+            "interactions": found(summary.reduction, "kl", "nfm", "linear_alone"),
+        },
         "share_of_codes_bound": {
             measure: found(summary.share, measure, *of_bound) for measure in ("kl", "mse")
         }

@@ -1,5 +1,6 @@
 """The training stages that a configuration asks for."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -69,8 +70,12 @@ def learning(
     )
 
 
-def course(cfg: DictConfig) -> tuple[Step, ...]:
-    """The training stages in order.
+SEQUENTIAL = ("sae", "nfm_linear", "nfm")
+"""One part after the other: what parts that are trained together are held against."""
+
+
+def course(cfg: DictConfig, stages: Sequence[str] | None = None) -> tuple[Step, ...]:
+    """The training stages in order: those that the study asks for, or others.
 
     An objective through the model costs many times more a token than a reconstruction. A stage that is given
     one is trained for its reconstruction as ever, and then tuned for the objective.
@@ -79,7 +84,7 @@ def course(cfg: DictConfig) -> tuple[Step, ...]:
         NotAllowed: a stage is unknown, or there is no SAE that it could train or start from.
     """
     steps: list[Step] = []
-    for place, name in enumerate(cfg.stages):
+    for place, name in enumerate(cfg.stages if stages is None else stages):
         if name not in (*_STAGES, *cfg.stage):
             raise NotAllowed("stages", name, [*_STAGES, *cfg.stage])
         steps += _STAGES[name](cfg) if name in _STAGES else [_together(cfg, name)]
@@ -149,16 +154,22 @@ def check_course(cfg: DictConfig) -> None:
 
 
 def trained_together(cfg: DictConfig) -> dict[str, bool]:
-    """Whether interactions are trained `together` with what is linear, and whether any part is `tuned`."""
+    """What controls may be needed for.
+
+    Returns:
+        `together`: whether interactions are trained with what is linear; `tuned`: whether a stage trains parts
+        for which the SAE alone can stand in; `joint`: whether SAE and NFM are trained from scratch as one.
+    """
+    if cfg.nfm is None:
+        return {"together": False, "tuned": False, "joint": False}
     steps = [step for step in course(cfg) if step.how in ("tune", "begin")]
     of_nfm = [step for step in steps if step.parts & {"linear", "interaction"}]
-    if cfg.nfm is None:
-        return {"together": False, "tuned": False}
     mixed = any("interaction" in step.parts and len(step.parts) > 1 for step in of_nfm)
     has_both = cfg.nfm.linear and cfg.nfm.interaction
     return {
         "together": has_both and (mixed or cfg.nfm.fit == "together"),
         "tuned": bool(of_nfm) and cfg.plant is None,
+        "joint": any(step.how == "begin" for step in of_nfm),
     }
 
 

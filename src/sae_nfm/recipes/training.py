@@ -16,9 +16,9 @@ from sae_nfm.recipes.workshop import Workshop
 from sae_nfm.training.parts import Part
 
 
-def finished(candidate: Candidate, workshop: Workshop) -> Candidate:
-    """A dictionary after all stages."""
-    for step in workshop.order.course:
+def finished(candidate: Candidate, workshop: Workshop, course: tuple[Step, ...] | None = None) -> Candidate:
+    """A dictionary after all stages: the study's, or those of another course."""
+    for step in workshop.order.course if course is None else course:
         take(step, candidate, workshop)
     return candidate
 

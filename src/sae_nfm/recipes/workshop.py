@@ -52,6 +52,7 @@ class Order:
 
     Args:
         course: the training stages.
+        sequential: those that train one part after the other.
         sae: the recipe of its SAE.
         sae_node: settings of the SAE.
         trained: the recipe, where the SAE is trained here, so that there can be one of another size.
@@ -64,6 +65,7 @@ class Order:
     """
 
     course: tuple[Step, ...]
+    sequential: tuple[Step, ...]
     sae: SAERecipe
     sae_node: dict[str, Any]
     trained: TrainedSAE | None

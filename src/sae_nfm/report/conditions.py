@@ -9,6 +9,7 @@ LABELS = {  # by role, of controls by name as well; in reading order
     "linear": "SAE + linear part",
     "linear_alone": "SAE + linear part, trained alone",
     "sae_alone": "SAE, trained alone",
+    "sequential": "SAE + NFM, one after the other",
     "interaction": "SAE + interaction part",
     "nfm": "SAE + NFM",
     "control bias": "SAE + output bias",
