@@ -250,6 +250,19 @@ def test_the_nfms_objective_decides_where_both_vary(studies_of):
     ]
 
 
+def test_how_parts_are_tuned_matters_to_those_that_are_tuned(studies_of):
+    def names(**tokens):
+        results = [trained(objective_result(o), tuning_tokens=number) for o, number in tokens.items()]
+        return [group.name for group in by_objective(*studies_of(results))]
+
+    assert names(reconstruction=100, kl=200, ce=200) == ["reconstruction", "ce", "kl"]
+    assert names(reconstruction=100, kl=200, ce=300) == [
+        "reconstruction, tuning_tokens=100",
+        "ce, tuning_tokens=300",
+        "kl, tuning_tokens=200",
+    ]
+
+
 def test_other_settings_make_paths_and_rows_of_their_own(studies_of, tmp_path):
     results = [objective_result(objective, layer=layer) for layer in (2, 3) for objective in CONDITIONS]
     rows, page = compared(tmp_path / "layers", results)

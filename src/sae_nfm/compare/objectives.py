@@ -1,6 +1,7 @@
 """What each objective buys, where studies were trained for several: squared error against KL."""
 
 import itertools
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from sae_nfm.report.plotstyle import DOTTED, GRAY, SERIES, new_figure, plain_log
 
 RECONSTRUCTION = "reconstruction"
 _SETTINGS = ("nfm_objective", "objective", "sae_objective")  # the first that varies says what for
+_TUNING = re.compile(r"tuning_|^stage\.")  # settings that matter to what is tuned for an objective
 _PATH = (SAE, LINEAR, NFM)
 _BRANCH = (LINEAR, MLP)
 _SIZES = {SAE: 8.5, LINEAR: 11, NFM: 15, MLP: 9.5}  # typographic points
@@ -68,7 +70,9 @@ def by_objective(studies: Sequence[ComparedStudy], varied: Sequence[str]) -> lis
         are several objectives.
     """
     measured = [study for study in studies if study.steps]
-    setting = next((key for key in _SETTINGS if len(_objectives(measured, key)) > 1), None)
+    setting = next(
+        (key for key in _SETTINGS if len({_objective(study, key) for study in measured}) > 1), None
+    )
     if setting is None:
         return []
     objectives = [_objective(study, setting) for study in measured]
@@ -87,16 +91,19 @@ def _objective(study: ComparedStudy, setting: str) -> str:
     return text(study.setting(setting) or RECONSTRUCTION)
 
 
-def _objectives(studies: Sequence[ComparedStudy], setting: str) -> set[str]:
-    return {_objective(study, setting) for study in studies}
-
-
 def _adds_nothing(studies: Sequence[ComparedStudy], key: str, setting: str) -> bool:
-    """Whether a setting is an objective with one value everywhere, or that of the deciding one."""
-    if key not in _SETTINGS:
-        return False
-    always_equal = all(_objective(study, key) == _objective(study, setting) for study in studies)
-    return always_equal or len(_objectives(studies, key)) == 1
+    """Whether a setting tells studies of an objective from no others.
+
+    That is so of an objective with one value everywhere, or that of the deciding one; and of how parts are
+    tuned, where what is fitted to the residual, and so not tuned, alone has another value.
+    """
+    objectives = [_objective(study, setting) for study in studies]
+    if _TUNING.search(key):
+        fitted = [objective == RECONSTRUCTION for objective in objectives]
+        values = [text(study.setting(key)) for study in studies]
+        return len(set(zip(fitted, values, strict=True))) == len(set(fitted))
+    own = [_objective(study, key) for study in studies]
+    return key in _SETTINGS and (own == objectives or len(set(own)) == 1)
 
 
 def draw_objectives(studies: Sequence[ComparedStudy], varied: Sequence[str]) -> Figure | None:
