@@ -26,11 +26,22 @@ ROLES = {  # of the others: control
     "sae_linear": "linear",
     "sae_interaction": "interaction",
     "sae_nfm": "nfm",
+    "sae_alone": "sae_alone",
+    "linear_alone": "linear_alone",
     "refit": "refit",
     "zero": "zero",
     "mean": "mean",
 }
 BASELINES = {"eps": 0.335, "cov": 0.91, "theta": 0.37, "real": 0.97, "permuted": 0.88, "norm_only": 0.02}
+OBJECTIVES = {  # KL and squared error of the SAE, with a linear part, with an NFM, with an MLP instead
+    "reconstruction": ((0.381, 0.100), (0.262, 0.0712), (0.251, 0.0690), (0.259, 0.0705)),
+    "kl": ((0.263, 0.112), (0.198, 0.0871), (0.182, 0.0884), (0.195, 0.0890)),
+    "kl_reconstruction": ((0.291, 0.104), (0.213, 0.0743), (0.199, 0.0727), (0.208, 0.0751)),
+    "top_n_kl": ((0.272, 0.115), (0.209, 0.0902), (0.194, 0.0921), (0.204, 0.0916)),
+    "rank": ((0.352, 0.131), (0.301, 0.1150), (0.287, 0.1185), (0.296, 0.1174)),
+    "ce": ((0.284, 0.121), (0.231, 0.0968), (0.219, 0.0995), (0.228, 0.0988)),
+    "downstream": ((0.300, 0.106), (0.220, 0.0781), (0.204, 0.0770), (0.215, 0.0786)),
+}
 EDGES = np.logspace(-6, 1.5, 61)
 
 
@@ -125,11 +136,15 @@ def fake_tests(kl):
 
 
 def fake_result(
-    reconstructions=("sae", "sae_linear", "sae_interaction", "sae_nfm"), baselines=("eps",), scale=1.0, seed=0
+    reconstructions=("sae", "sae_linear", "sae_interaction", "sae_nfm"),
+    baselines=("eps",),
+    scale=1.0,
+    seed=0,
+    levels=KL,
 ):
     """A result with these reconstructions, each but the ablations with all of these baselines."""
     rng = np.random.default_rng(seed)
-    kl = {name: KL.get(name, 1.0) * scale for name in reconstructions}
+    kl = {name: levels.get(name, 1.0) * scale for name in reconstructions}
     kl |= {
         f"{baseline}({name})": kl[name] * BASELINES.get(baseline, 0.5) * rng.normal(1, 0.03)
         for name in reconstructions
@@ -236,6 +251,28 @@ def family_result(family="topk", l0=32, explained_variance=0.8, kl=0.2, reductio
     result["sae"] |= {"k": l0} if "k" in own else {}
     result["conditions"]["sae"]["kl"] |= {"mean": kl, "ci95": interval(kl, 0.02)}
     return result | {"reduction": around(reduction, 0.03)}
+
+
+def objective_result(objective="kl", seed=0, layer=3):
+    """A study whose NFM is trained for an objective, as one of a sweep over objectives writes it."""
+    rng = np.random.default_rng((seed, layer))
+    alone, beside = ("sae_alone", "linear_alone"), ("sae", "sae_linear")
+    tuned = objective != "reconstruction"
+    steps = (*(alone if tuned else beside), "sae_nfm", "mlp")
+    at = dict(zip(steps, np.array(OBJECTIVES[objective]) * rng.normal(1, 0.02), strict=True))
+    if tuned:  # the SAE as it was fitted, and a linear part that grew up beside interactions
+        at |= {"sae": np.array(OBJECTIVES["reconstruction"][0]), "sae_linear": 1.1 * at["linear_alone"]}
+    kl = {name: float(place[0]) for name, place in at.items()}
+    result = fake_result(tuple(at), scale=1 + 0.1 * (layer - 3), seed=seed, levels=kl)
+    for name, place in at.items():
+        top_n = {"n": 10, "kl": 0.8 * kl[name], "overlap": 0.8, "kendall_tau": float(np.exp(-1.5 * kl[name]))}
+        result["conditions"][name] |= {"mse": float(place[1]), "top_n": top_n}
+    share = (1 - kl["sae_nfm"] / kl[steps[1]]) * rng.normal(1, 0.05)
+    result["marginal_interaction"] |= {"share": around(share, 0.15), "against": steps[1]}
+    settings = result["settings"]
+    settings |= {"seed": seed, "layer": layer, "site": {"layer": layer, "hook": "resid_post"}}
+    settings |= {"objective": "reconstruction", "sae_objective": "reconstruction", "nfm_objective": objective}
+    return result | {"seed": seed}
 
 
 def renamed(result, names):

@@ -9,7 +9,7 @@ from sae_nfm.report.page import flatten
 
 def study(result):
     settings = flatten(result["settings"])
-    return ComparedStudy(Path("x"), settings, result["choices"], "topk", None, {}, [])
+    return ComparedStudy(Path("x"), settings, result["choices"], "topk", None, {}, {}, [])
 
 
 def varied(results):

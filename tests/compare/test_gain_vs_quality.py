@@ -11,28 +11,10 @@ from sae_nfm.compare.__main__ import main
 from sae_nfm.compare.correlation import spearman
 from sae_nfm.compare.quality import draw_quality, sae_points
 from sae_nfm.compare.sentences import sentences
-from sae_nfm.compare.studies import read_studies
-from sae_nfm.compare.varied import varied_settings
 
 FAMILIES = ("topk", "batch_topk", "matryoshka", "jumprelu", "gated", "relu")
 
 WITHOUT_NFM = {"reduction": None, "conditions": {}}
-
-
-@pytest.fixture
-def studies_of(tmp_path):
-    """Compared studies of results, and the settings that vary between them."""
-    number = itertools.count()
-
-    def of(results):
-        folder = tmp_path / str(next(number))
-        for i, result in enumerate(results):
-            write_study(folder / f"job-{i:03}", result)
-        studies, problems = read_studies([folder])
-        assert problems == []
-        return studies, varied_settings(studies)
-
-    return of
 
 
 def sweep(families=FAMILIES, sparsities=(8, 16, 32, 64), seeds=(0,), slope=-0.5):

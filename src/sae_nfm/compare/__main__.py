@@ -8,15 +8,18 @@ from pathlib import Path
 from rich.console import Console
 
 from sae_nfm.compare.figures import draw_comparison
+from sae_nfm.compare.objectives import by_objective
 from sae_nfm.compare.page import write_page
 from sae_nfm.compare.sentences import sentences
 from sae_nfm.compare.studies import read_studies
-from sae_nfm.compare.tables import print_table, write_csv
+from sae_nfm.compare.tables import print_table, write_csv, write_objectives_csv
 from sae_nfm.compare.varied import sort_key, varied_settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare the studies below some folders: table on stdout, `compare.csv`, `compare.html`, figures.
+
+    Studies that were trained for several objectives are compared in `compare_objectives.csv` as well.
 
     Returns:
         The exit status: 0, 1 if there is nothing to compare, 2 if a folder does not exist.
@@ -45,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     varied = varied_settings(studies)
     studies.sort(key=lambda study: [sort_key(study.setting(key)) for key in varied])
     write_csv(studies, varied, out / "compare.csv", top)
+    write_objectives_csv(by_objective(studies, varied), out / "compare_objectives.csv")
     figures = draw_comparison(studies, varied, out / "figures")
     found = sentences(studies, varied)
     page = write_page(studies, varied, problems, found, figures, out / "compare.html", top)

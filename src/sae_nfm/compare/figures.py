@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sae_nfm.compare.measures import EXPLAINED_VARIANCE, MARGINAL, MSE_REDUCTION, REDUCTION, Measure
+from sae_nfm.compare.objectives import draw_objectives
 from sae_nfm.compare.over_settings import draw_over_setting, draw_over_two
 from sae_nfm.compare.quality import draw_quality
 from sae_nfm.compare.studies import ComparedStudy
@@ -43,6 +44,7 @@ def draw_comparison(studies: Sequence[ComparedStudy], varied: Sequence[str], fol
     with styled():
         figures = [
             *_over_settings(studies, varied),
+            _objectives(studies, varied),
             _reductions(studies, varied),
             _gain_against_quality(studies, varied),
         ]
@@ -73,6 +75,17 @@ def _over_settings(
 
 def _slug(key: str) -> str:
     return re.sub(r"\W+", "_", key)
+
+
+def _objectives(
+    studies: Sequence[ComparedStudy], varied: Sequence[str]
+) -> tuple[str, str, str, Figure | None]:
+    caption = (
+        "KL against squared error: lower left is better. Further left is closer to the activation, further "
+        "down to what the LM makes of it. Bars: 95% interval of a study; where several seeds share a point, "
+        "their range."
+    )
+    return "objectives", "What each objective buys", caption, draw_objectives(studies, varied)
 
 
 def _reductions(

@@ -32,7 +32,7 @@ _PANELS = (
 _OF_SAE = (KL_SAE, PATHOLOGY_SAE)
 _MOST_GROUPS = 5  # told apart by colour; more are drawn thin around their mean
 _MOST_NUMBERS = 64  # written into the cells of a heatmap
-LOGARITHMIC = 8  # ratio of the largest to the smallest value from which an axis is logarithmic
+_LOGARITHMIC = 8  # ratio of the largest to the smallest value from which an axis is logarithmic
 
 
 def draw_over_setting(studies: Sequence[ComparedStudy], key: str, others: Sequence[str]) -> Figure | None:
@@ -125,6 +125,11 @@ def pooled(found: list[Estimate]) -> Estimate:
     return found[0] if len(found) == 1 else Estimate(float(np.mean(values)), min(values), max(values))
 
 
+def wide(values: Sequence[float]) -> bool:
+    """Whether an axis for these values is to be logarithmic."""
+    return min(values) > 0 and max(values) >= _LOGARITHMIC * min(values)
+
+
 def _places(values: list[Any]) -> dict[str, float]:
     """Where each value is on the axis: at itself, or in its turn if the values are not numbers."""
     is_numeric = numeric(values)
@@ -135,7 +140,7 @@ def _finish_axis(axes: Axes, values: list[Any], key: str) -> None:
     axes.set_xlabel(key)
     axes.grid(axis="y")
     places = _places(values)
-    if numeric(values) and min(values) > 0 and max(values) >= LOGARITHMIC * min(values):
+    if numeric(values) and wide(values):
         axes.set_xscale("log")
         axes.xaxis.set_minor_locator(NullLocator())
     if len(values) <= 10:

@@ -1,4 +1,4 @@
-"""The comparison as one page: a sortable table, the figures, and what was left out."""
+"""The comparison as one page: sortable tables, the figures, and what was left out."""
 
 import os
 from collections.abc import Sequence
@@ -6,10 +6,13 @@ from pathlib import Path
 from urllib.parse import quote
 
 from sae_nfm.compare.figures import Drawn
-from sae_nfm.compare.measures import MEASURES
+from sae_nfm.compare.measures import MEASURES, Measure
+from sae_nfm.compare.objectives import Trained, by_objective
+from sae_nfm.compare.steps import STEP_MEASURES, STEPS, StepMeasure
 from sae_nfm.compare.studies import ComparedStudy, Problem
 from sae_nfm.compare.tables import counted, shown_folder, warning_lines
 from sae_nfm.compare.varied import numeric, text
+from sae_nfm.report.estimates import Estimate
 from sae_nfm.report.page import Html, figure, join, number_cell, page, table, tag
 from sae_nfm.store.files import write_atomically
 
@@ -51,6 +54,7 @@ def write_page(
         tag("h2", "Studies"),
         table(headings, rows, class_="sortable"),
         tag("p", "95% intervals in brackets. A click on a heading sorts.", class_="note"),
+        _objectives(by_objective(studies, varied)),
         _warnings(studies, top),
         _left_out(problems, top),
         *(
@@ -74,14 +78,43 @@ def _row(study: ComparedStudy, varied: Sequence[str], home: Path, top: Path) -> 
         kind = {"class_": "number"} if numeric([value]) else {}
         cells.append(tag("td", text(value), data_sort="" if value is None else text(value), **kind))
     cells.append(tag("td", study.sae, data_sort=study.sae))
-    for measure in MEASURES:
-        read = study.values[measure.name]
-        sort = "" if read is None else repr(read.value)
-        cells.append(number_cell(read, measure.decimals, measure.unit, data_sort=sort))
+    cells += [_measure_cell(study.values[measure.name], measure) for measure in MEASURES]
     report = study.folder / "report.html"
     name = shown_folder(study.folder, top)
     link = tag("a", name, href=quote(os.path.relpath(report, home))) if report.is_file() else name
     return tag("tr", *cells, tag("td", link, data_sort=name, class_="name"))
+
+
+def _objectives(groups: Sequence[Trained]) -> Html:
+    """A row for each step of each objective, with the measures that any of them has."""
+    if not groups:
+        return Html()
+    steps = [(trained, step) for trained in groups for step in STEPS if trained.has(step)]
+    measures = [m for m in STEP_MEASURES if any(trained.read(step, m) for trained, step in steps)]
+    headings = [_heading(key) for key in ("objective", *groups[0].others, "condition")]
+    headings += [_heading(measure.heading, class_="number") for measure in measures]
+    note = (
+        "SAE and linear part are those trained alone for the objective, where a study measured them. "
+        "95% intervals in brackets; of several seeds, mean and range."
+    )
+    return join(
+        [
+            tag("h2", "What each objective buys"),
+            table(headings, (_step_row(*of, measures) for of in steps), class_="sortable"),
+            tag("p", note, class_="note"),
+        ]
+    )
+
+
+def _step_row(trained: Trained, step: str, measures: Sequence[StepMeasure]) -> Html:
+    cells = [tag("td", words, data_sort=words) for words in (trained.objective, *trained.others.values())]
+    cells.append(tag("td", step, data_sort=str(STEPS.index(step)), class_="name"))
+    return tag("tr", *cells, *(_measure_cell(trained.read(step, measure), measure) for measure in measures))
+
+
+def _measure_cell(read: Estimate | None, measure: Measure | StepMeasure) -> Html:
+    sort = "" if read is None else repr(read.value)
+    return number_cell(read, measure.decimals, measure.unit, data_sort=sort)
 
 
 def _warnings(studies: Sequence[ComparedStudy], top: Path) -> Html:

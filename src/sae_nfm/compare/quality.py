@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sae_nfm.compare.measures import EXPLAINED_VARIANCE, KL_SAE, L0, MARGINAL, REDUCTION, Measure
-from sae_nfm.compare.over_settings import LOGARITHMIC, pooled
+from sae_nfm.compare.over_settings import pooled, wide
 from sae_nfm.compare.studies import ComparedStudy
 from sae_nfm.compare.varied import text
 from sae_nfm.report.estimates import Estimate
@@ -146,7 +146,6 @@ def _sizes(points: Sequence[Point]) -> list[Line2D]:
 
 
 def _logarithmic_if_wide(axes: Axes, points: Sequence[Point]) -> None:
-    found = [read.value for point in points if (read := point.read(KL_SAE))]
-    if min(found) > 0 and max(found) >= LOGARITHMIC * min(found):
+    if wide([read.value for point in points if (read := point.read(KL_SAE))]):
         axes.set_xscale("log")
         plain_log_ticks(axes.xaxis)

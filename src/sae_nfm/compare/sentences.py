@@ -2,18 +2,29 @@
 
 from collections.abc import Sequence
 from statistics import median
+from typing import NamedTuple
 
 from sae_nfm.compare.correlation import spearman
 from sae_nfm.compare.measures import EXPLAINED_VARIANCE, L0, MARGINAL, REDUCTION, Measure
+from sae_nfm.compare.objectives import RECONSTRUCTION, Trained, by_objective
 from sae_nfm.compare.quality import Point, sae_points
+from sae_nfm.compare.steps import KL, NFM
 from sae_nfm.compare.studies import ComparedStudy
 from sae_nfm.compare.tables import counted
-from sae_nfm.report.estimates import Estimate
+from sae_nfm.report.estimates import Estimate, format_estimate, format_value
+
+_OVER_SEEDS = "; means over the seeds, with their range"
 
 
 def sentences(studies: Sequence[ComparedStudy], varied: Sequence[str]) -> list[str]:
     """The headline first; at least one."""
-    return [_headline(studies), *_gains(studies), *_quality(sae_points(studies, varied))]
+    objectives = by_objective(studies, varied)
+    return [
+        _headline(studies),
+        *_gains(studies),
+        *_objectives(objectives),
+        *_quality(sae_points(studies, varied)),
+    ]
 
 
 def _headline(studies: Sequence[ComparedStudy]) -> str:
@@ -37,6 +48,39 @@ def _gains(studies: Sequence[ComparedStudy]) -> list[str]:
         f"In {helped} of {len(shares)} studies the 95% interval of what interactions gain beyond the linear "
         f"part lies above 0; the median gain is {100 * median(s.value for s in shares):.2f}% of the KL."
     ]
+
+
+class _Outcome(NamedTuple):
+    trained: Trained
+    kl: float  # of SAE + NFM
+    share: Estimate  # that interactions take off the best linear reconstruction's KL
+
+
+def _objectives(groups: Sequence[Trained]) -> list[str]:
+    """What the objective with the least KL buys, and what interactions then do, against reconstruction."""
+    found = [
+        _Outcome(trained, kl.value, share)
+        for trained in groups
+        if (kl := trained.read(NFM, KL)) and (share := trained.marginal)
+    ]
+    if len({outcome.trained.objective for outcome in found}) < 2:
+        return []
+    best = min(found, key=lambda outcome: outcome.kl)
+    alike = [outcome for outcome in found if outcome.trained.others == best.trained.others]
+    fitted = next((o for o in alike if o.trained.objective == RECONSTRUCTION and o is not best), None)
+    gain, compared = "the least KL of all objectives", ""
+    if fitted:
+        less = format_value(Estimate(1 - best.kl / fitted.kl), 0, "%")
+        gain, compared = f"{less} less KL than for {RECONSTRUCTION}", f" ({RECONSTRUCTION}: {_share(fitted)})"
+    pooled = any(len(outcome.trained.studies) > 1 for outcome in (best, fitted) if outcome)
+    return [
+        f"Trained for {best.trained.name}, the SAE + NFM has {gain}, and interactions take {_share(best)} "
+        f"off what the best linear reconstruction leaves{compared}{_OVER_SEEDS if pooled else ''}."
+    ]
+
+
+def _share(outcome: _Outcome) -> str:
+    return format_estimate(outcome.share, 1, "%").replace("-", "−")
 
 
 def _quality(points: Sequence[Point]) -> list[str]:

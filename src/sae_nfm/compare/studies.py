@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sae_nfm.compare.measures import MEASURES
+from sae_nfm.compare.steps import Steps, read_steps
 from sae_nfm.report.estimates import Estimate, lookup, number, sae_family
 from sae_nfm.report.page import flatten
 
@@ -22,6 +23,7 @@ class ComparedStudy(NamedTuple):
     family: str | None  # of the SAE
     k: float | None  # of a family that has one
     values: dict[str, Estimate | None]  # by the name of the measure
+    steps: Steps  # from the SAE to the NFM
     warnings: list[str]
 
     def setting(self, key: str) -> Any:
@@ -81,5 +83,6 @@ def _read(folder: Path) -> ComparedStudy:
         family=sae_family(result),
         k=number(lookup(result, "sae", "k")),
         values={measure.name: measure.read(result) for measure in MEASURES},
+        steps=read_steps(result),
         warnings=[str(warning) for warning in result.get("warnings") or []],
     )

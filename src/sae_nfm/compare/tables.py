@@ -10,6 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from sae_nfm.compare.measures import MEASURES
+from sae_nfm.compare.objectives import Trained
+from sae_nfm.compare.steps import STEP_MEASURES, STEPS
 from sae_nfm.compare.studies import ComparedStudy, Problem
 from sae_nfm.compare.varied import text
 from sae_nfm.report.estimates import format_parts
@@ -95,3 +97,20 @@ def write_csv(studies: Sequence[ComparedStudy], varied: Sequence[str], path: Pat
             folder, warnings = shown_folder(study.folder, top), " | ".join(study.warnings)
             writer.writerow([folder, *settings, study.family, k, *values, warnings])
     return path
+
+
+def write_objectives_csv(groups: Sequence[Trained], path: Path) -> None:
+    """Write a line per objective and step, every measure with its interval's ends; without groups no file."""
+    if not groups:
+        path.unlink(missing_ok=True)  # of an earlier comparison
+        return
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        measures = [name for m in STEP_MEASURES for name in (m.name, f"{m.name}_low", f"{m.name}_high")]
+        writer.writerow(["objective", *groups[0].others, "condition", "studies", *measures])
+        for trained in groups:
+            for step in filter(trained.has, STEPS):
+                read = [trained.read(step, measure) for measure in STEP_MEASURES]
+                values = [part for of in read for part in of or (None, None, None)]
+                others = trained.others.values()
+                writer.writerow([trained.objective, *others, step, len(trained.studies), *values])

@@ -17,6 +17,7 @@ from sae_nfm.store.files import replacing
 
 BLACK, ORANGE, GREEN = "#000000", "#E69F00", "#009E73"
 BLUE, VERMILLION, PURPLE, GRAY = "#0072B2", "#D55E00", "#CC79A7", "#767676"
+SKY = "#56B4E9"
 DASHED, DASHDOT, DOTTED = (0, (5, 2)), (0, (5, 1.5, 1, 1.5)), (0, (1, 1.6))
 
 # (colour, marker, line style): no two share a marker, so print in gray still tells them apart
@@ -27,6 +28,7 @@ SERIES = (
     (PURPLE, "^", DASHDOT),
     (ORANGE, "v", DASHED),
     (BLACK, "X", DASHDOT),
+    (SKY, "P", DOTTED),
 )
 _ROLES = {
     "sae": SERIES[0],
