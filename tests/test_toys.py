@@ -26,8 +26,8 @@ def suite(tmp_path_factory, corpus_file):
 @pytest.fixture(scope="module")
 def result(suite):
     """A study of a family, an objective, a control and a baseline of the user's own."""
-    choices = ("sae=toy", "objectives=[reconstruction,toy]", "objective=toy", "evaluation=toy", "layer=1", "eval_tokens=700")
-    status, printed = suite.run(CONF, *choices, "hydra.run.dir=toy")
+    choices = ("sae=toy", "objectives=[reconstruction,toy]", "objective=toy", "evaluation=toy")
+    status, printed = suite.run(CONF, *choices, "layer=1", "eval_tokens=700", "hydra.run.dir=toy")
     assert status == 0, printed
     return suite.result("toy")
 

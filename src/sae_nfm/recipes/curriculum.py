@@ -157,8 +157,8 @@ def trained_together(cfg: DictConfig) -> dict[str, bool]:
     """What controls may be needed for.
 
     Returns:
-        `together`: whether interactions are trained with what is linear; `tuned`: whether a stage trains parts
-        for which the SAE alone can stand in; `joint`: whether SAE and NFM are trained from scratch as one.
+        `together`: whether interactions are trained with what is linear; `tuned`: whether a stage trains
+        parts for which the SAE alone can stand in; `joint`: whether SAE and NFM start from scratch as one.
     """
     if cfg.nfm is None:
         return {"together": False, "tuned": False, "joint": False}
