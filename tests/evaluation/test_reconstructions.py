@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sae_nfm.baselines.spliceable import Spliceable
+from sae_nfm.evaluation import reconstructions
 from sae_nfm.evaluation.reconstructions import (
     Corrected,
     FromAutoencoder,
@@ -14,12 +15,15 @@ from sae_nfm.evaluation.reconstructions import (
     FromParts,
     Identity,
     Mean,
+    OneAfterTheOther,
     Planted,
     WideSAE,
+    WithoutParts,
     Zero,
 )
 from sae_nfm.models.residuals.linear import AffineMap, DecoderRefit, OutputBias
 from sae_nfm.models.residuals.mlp import CodesMLP
+from sae_nfm.recipes.recipe import Foundation
 from small_models import make_autoencoder
 
 D = 12
@@ -79,6 +83,7 @@ class Bench:
     def __init__(self, autoencoder):
         self.autoencoder, self.asked = autoencoder, []
         self.activations = SimpleNamespace(seed=0)
+        self.foundation = Foundation(self.activations, autoencoder, "sae", None)
 
     def nfm_size(self):
         return 5000
@@ -87,28 +92,39 @@ class Bench:
         self.asked.append((name, control))
         return control
 
-    def residual(self, name, node, model, rounds):
-        self.asked.append((name, node, rounds))
-        return model
 
-    def wider_sae(self, name, size):
-        self.asked.append((name, size))
-        return make_autoencoder(D, d_sae=128, nfm=False)
+@pytest.fixture
+def workshop(autoencoder, monkeypatch):
+    """A workshop that notes what it is asked for, where every candidate is finished at once."""
+    bench = Bench(autoencoder)
+
+    def finished(candidate, workshop):
+        bench.asked.append(candidate)
+        if candidate.wider is None:
+            candidate.foundation, candidate.nfm = bench.foundation, candidate.build(64, D)
+        else:
+            wide = make_autoencoder(D, d_sae=128, nfm=False)
+            candidate.foundation = Foundation(bench.activations, wide, "wide", None)
+        return candidate
+
+    monkeypatch.setattr(reconstructions, "finished", finished)
+    return bench
 
 
-def test_controls_are_built_of_what_the_workshop_makes(autoencoder):
-    bench, refit = Bench(autoencoder), DecoderRefit()
-    assert FromControl(refit).build("refit", bench).control is refit
-    mlp = FromMLP(d_hidden=8, support=True, rounds=3).build("bound", bench).control
+def test_controls_are_built_of_what_the_workshop_makes(autoencoder, workshop):
+    refit = DecoderRefit()
+    assert FromControl(refit).build("refit", workshop).control is refit
+    mlp = FromMLP(d_hidden=8, support=True, rounds=3).build("bound", workshop).control
     assert (mlp.W_1.shape[1], mlp.W_support is None) == (8, False)
-    sized = FromMLP(d_hidden=None, support=False, rounds=1).build("mlp", bench).control
+    sized = FromMLP(d_hidden=None, support=False, rounds=1).build("mlp", workshop).control
     assert sized.W_1.shape[1] == CodesMLP.hidden_for(5000, 64, D, False)
-    assert WideSAE().build("wide", bench).autoencoder.sae.d_sae == 128
+    assert WideSAE().build("wide", workshop).autoencoder.sae.d_sae == 128
     size = sum(parameter.numel() for parameter in autoencoder.sae.parameters())
     node = {"_target_": "sae_nfm.models.residuals.mlp.CodesMLP", "d_hidden": 8, "support": True}
-    assert bench.asked[0] == ("refit", refit)
-    assert bench.asked[1] == ("bound", node, 3)
-    assert bench.asked[3] == ("wide", size + 5000)
+    asked, bound, _, wide = workshop.asked
+    assert asked == ("refit", refit)
+    assert (bound.name, bound.node, bound.rounds) == ("bound", node, 3)
+    assert (wide.name, wide.there, wide.wider) == ("wide", {"sae"}, size + 5000)
 
 
 ROLES = {
@@ -121,6 +137,9 @@ ROLES = {
     "control": (FromControl(AffineMap()), set()),
     "codes_bound": (FromMLP(8, True, 1), {"latent_solution"}),
     "planted": (Planted(), {"plant"}),
+    "linear_alone": (WithoutParts(["interaction"]), {"nfm", "together"}),
+    "sae_alone": (WithoutParts(["linear", "interaction"]), {"nfm", "tuned"}),
+    "sequential": (OneAfterTheOther(), {"nfm", "joint"}),
     "zero": (Zero(), set()),
     "mean": (Mean(), {"surroundings"}),
 }

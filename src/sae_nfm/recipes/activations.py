@@ -54,6 +54,8 @@ class SiteActivations:
 
     def others(self, corpus: Corpus | None, context: int | None) -> TokenSplits:
         """Another corpus as token blocks, or this one in blocks of another length; None is as it is."""
+        if corpus is None and context is None:
+            return self.splits
         sizes = (context or self.cfg.context, self.cfg.splits, self.cfg.max_tokens)
         return prepare_tokens(self.store, corpus or self.corpus, self.lm.tokenizer, *sizes)[0]
 
@@ -92,13 +94,12 @@ class SiteActivations:
 
     def about(self) -> dict[str, Any]:
         """Model, site and text, in the words of the configuration."""
-        cfg = self.cfg
         revision = self.lm.signature().get("revision")
         return {
             "lm": {"path": self.lm.path, "revision": revision, "dtype": self.lm.dtype},
             "site": {"layer": self.site.layer, "hook": self.site.hook},
-            "context": cfg.context,
-            "corpus": plain(cfg.corpus),
+            "context": self.cfg.context,
+            "corpus": plain(self.cfg.corpus),
         }
 
     def module(self) -> ActivationModule:
@@ -109,8 +110,8 @@ class SiteActivations:
 
     def block_module(self, per_step: int) -> BlockModule:
         """Whole blocks to train through the model on, so many a step."""
-        splits, tokens = self.splits, self.cfg.validation_tokens
-        return BlockModule(splits.train, splits.validation, per_step, tokens, self.seed)
+        train, validation, _ = self.splits
+        return BlockModule(train, validation, per_step, self.cfg.validation_tokens, self.seed)
 
     def stream(self) -> ActivationStream:
         """The training activations, computed anew."""

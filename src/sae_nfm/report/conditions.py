@@ -43,6 +43,7 @@ _USUAL_ROLES = {
     "sae_nfm": "nfm",
     "linear_alone": "linear_alone",
     "sae_alone": "sae_alone",
+    "sequential": "sequential",
     "refit": "refit",
     "codes_bound": "codes_bound",
     "sae_planted": "planted",
