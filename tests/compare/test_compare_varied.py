@@ -102,3 +102,11 @@ def test_values_are_ordered_as_numbers_and_written_as_on_the_command_line():
     assert distinct(studies, "sae.k") == [9, 20, 100]
     assert [text(value) for value in (0.5, True, None, "a", [1, 2])] == ["0.5", "true", "–", "a", "[1, 2]"]
     assert not numeric([True, 1])
+
+
+def test_a_setting_that_older_studies_lack_is_as_one_that_is_null():
+    """On an axis both would stand at the same place."""
+    with_null, without = swept_result(), swept_result()
+    with_null["settings"]["later"] = None
+    studies = [study(with_null), study(without)]
+    assert distinct(studies, "later") == [None]

@@ -40,8 +40,8 @@ def numeric(values: Sequence[Any]) -> bool:
 
 
 def distinct(studies: Sequence[ComparedStudy], key: str) -> list[Any]:
-    """The values that a setting takes, numbers in order of size, others by name."""
-    values = {_comparable(study, key): study.setting(key) for study in studies}
+    """The values that a setting takes, numbers in order of size, others by name; no value is as null."""
+    values = {text(study.setting(key)): study.setting(key) for study in studies}
     return sorted(values.values(), key=sort_key)
 
 
