@@ -20,13 +20,14 @@ from sae_nfm.__main__ import CONFIG_DIR
 
 COMMON = ["hook=resid_post", "nfm=none", "trainer=cpu", "logger=none", "activations=cached"]
 RATES = ["sae_optimizer.lr=4e-3", "sae_optimizer.lr=16e-3"]
+FASTER = ["sae_optimizer.lr=8e-3", "sae_optimizer.lr=32e-3"]
 SETTINGS = {
     "topk": RATES,
     "batch_topk": RATES,
     "matryoshka": [*RATES, "sae.prefix_coefficient=0.1", "sae.prefix_coefficient=1"],
     "jumprelu": [*RATES, "sae.bandwidth=0.1", "sae.bandwidth=1", "sae.l0_coefficient=0.3"],
-    "relu": [*RATES, "sae.lift_coefficient=0"],
-    "gated": [*RATES, "sae.lift_coefficient=0"],
+    "relu": [*FASTER, "sae.lift_coefficient=0"],
+    "gated": [*FASTER, "sae.lift_coefficient=0"],
 }
 FIGURES = ("explained_variance", "l0", "dead_fraction")
 

@@ -11,7 +11,7 @@ from sae_nfm.compare.studies import ComparedStudy
 _NOISE = re.compile(
     r"^(hydra|logger|name|sweep)([./]|$)|(^|[._])(dir|dirpath|folder|root|cwd|artifacts|store)$"
 )
-_WHOLE = ("experiment", "ablation")  # options that change settings all over the config
+_WHOLE = ("experiment", "ablation", "sae")  # options that change settings all over the config
 _ALSO_CALLED = {"sae.k": "l0"}  # copies, by interpolation, that have another name
 _COINCIDENCE = 3  # two settings with this many equal values are one, interpolated
 
