@@ -3,15 +3,14 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import IterableDataset
 
+from sae_nfm.data.resumed import ResumedModule
 from sae_nfm.data.tokens import TokenBlocks
 from sae_nfm.lm.model import LanguageModel
 from sae_nfm.lm.site import Site
@@ -74,7 +73,7 @@ class ActivationStream(ActivationSequence):
     def _order(self, round_number: int) -> tuple[np.ndarray, np.ndarray]:
         """The blocks of a round in their order, and how many scored tokens end with each."""
         if self._round is None or self._round[0] != round_number:
-            order = np.random.default_rng((self.seed, round_number)).permutation(len(self.blocks))
+            order = self.blocks.order(self.seed, round_number)
             self._round = (round_number, order, np.cumsum(self.blocks.num_scored()[order]))
         return self._round[1:]
 
@@ -138,7 +137,7 @@ class PooledBatches(IterableDataset):
         return activations[torch.from_numpy(order).to(activations.device)]
 
 
-class ActivationModule(LightningDataModule):
+class ActivationModule(ResumedModule):
     """Training and validation activations of one site.
 
     Args:
@@ -157,41 +156,18 @@ class ActivationModule(LightningDataModule):
         validation_tokens: int,
         seed: int,
     ) -> None:
-        super().__init__()
-        self.pool, self.seed, self.tokens_per_step = pool, seed, pool.batch
+        super().__init__(pool.batch)
+        self.pool, self.seed = pool, seed
         self.training, self.validation = training, validation
         self.validation_tokens = min(validation_tokens, self.validation.tokens_per_round)
-        self.step = 0
 
-    def state_dict(self) -> dict[str, Any]:
-        """The step that the stream has to go on from."""
-        assert self.trainer is not None
-        return {"step": self.trainer.global_step}
+    def dealt(self, step: int, rank: int, world_size: int) -> IterableDataset:
+        """Batches on the device."""
+        return PooledBatches(self.training, self.pool, step, rank, world_size, self.seed)
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint's step."""
-        self.step = state_dict["step"]
-
-    def train_dataloader(self) -> DataLoader:
-        """Endless batches on the device; the trainer's `max_steps` ends them."""
-        assert self.trainer is not None
-        rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        batches = PooledBatches(self.training, self.pool, self.step, rank, world_size, self.seed)
-        return DataLoader(batches, batch_size=None)
-
-    def val_dataloader(self) -> DataLoader:
-        """Held-out activations, every process its own part."""
-        assert self.trainer is not None
-        return DataLoader(
-            _Slices(
-                self.validation,
-                self.validation_tokens,
-                self.pool.batch,
-                self.trainer.global_rank,
-                self.trainer.world_size,
-            ),
-            batch_size=None,
-        )
+    def held_out(self, rank: int, world_size: int) -> IterableDataset:
+        """Held-out activations."""
+        return _Slices(self.validation, self.validation_tokens, self.pool.batch, rank, world_size)
 
 
 class _Slices(IterableDataset):

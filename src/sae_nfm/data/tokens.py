@@ -63,6 +63,10 @@ class TokenBlocks:
         ids = torch.from_numpy(self._stream[self._positions(blocks)].astype(np.int64))
         return torch.nn.functional.pad(ids, (1, 0), value=self.bos_id)
 
+    def order(self, seed: int, round_number: int) -> Int64[np.ndarray, " block"]:
+        """All blocks in the order in which a round through them deals them."""
+        return np.random.default_rng((seed, round_number)).permutation(len(self))
+
     def documents(self, blocks: Sequence[int] | Int[np.ndarray, " block"]) -> Int64[Tensor, "block context"]:
         """For each token of `blocks` the number of its document, `0 … num_documents - 1`.
 

@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
-from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import IterableDataset
 
+from sae_nfm.data.resumed import ResumedModule
 from sae_nfm.data.tokens import TokenBlocks
 from sae_nfm.settings.values import NotAllowed
 
@@ -44,13 +43,13 @@ class DealtBlocks(IterableDataset):
             for place in range(step * self.per_step + self.rank, (step + 1) * self.per_step, self.world_size):
                 if place // len(self.blocks) != number:
                     number = place // len(self.blocks)
-                    order = np.random.default_rng((self.seed, number)).permutation(len(self.blocks))
+                    order = self.blocks.order(self.seed, number)
                 chosen.append(int(order[place % len(self.blocks)]))
             yield self.blocks.tokens(chosen)
             step += 1
 
 
-class BlockModule(LightningDataModule):
+class BlockModule(ResumedModule):
     """Training and validation blocks.
 
     Args:
@@ -64,36 +63,20 @@ class BlockModule(LightningDataModule):
     def __init__(
         self, training: TokenBlocks, validation: TokenBlocks, per_step: int, validation_tokens: int, seed: int
     ) -> None:
-        super().__init__()
+        super().__init__(per_step * training.context)
         self.training, self.validation, self.per_step, self.seed = training, validation, per_step, seed
         self.num_validation = max(2, min(len(validation), validation_tokens // (validation.context - 1)))
-        self.tokens_per_step = per_step * training.context
-        self.step = 0
 
-    def state_dict(self) -> dict[str, Any]:
-        """The step to go on from."""
-        assert self.trainer is not None
-        return {"step": self.trainer.global_step}
+    def dealt(self, step: int, rank: int, world_size: int) -> IterableDataset:
+        """The blocks of every step."""
+        return DealtBlocks(self.training, self.per_step, step, rank, world_size, self.seed)
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint's step."""
-        self.step = state_dict["step"]
-
-    def train_dataloader(self) -> DataLoader:
-        """Endless steps; the trainer's `max_steps` ends them."""
-        assert self.trainer is not None
-        rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        dealt = DealtBlocks(self.training, self.per_step, self.step, rank, world_size, self.seed)
-        return DataLoader(dealt, batch_size=None)
-
-    def val_dataloader(self) -> DataLoader:
-        """Held-out blocks, every process its own part; with the same order in every study."""
-        assert self.trainer is not None
-        order = np.random.default_rng((0, 0)).permutation(len(self.validation))[: self.num_validation]
-        rank, world_size = self.trainer.global_rank, self.trainer.world_size
+    def held_out(self, rank: int, world_size: int) -> IterableDataset:
+        """Held-out blocks, in the same order in every study."""
+        order = self.validation.order(0, 0)[: self.num_validation]
         size = max(1, self.per_step // world_size)
         slices = math.ceil(math.ceil(len(order) / world_size) / size)
-        return DataLoader(_Held(self.validation, order[rank::world_size], slices), batch_size=None)
+        return _Held(self.validation, order[rank::world_size], slices)
 
 
 class _Held(IterableDataset):

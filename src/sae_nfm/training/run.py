@@ -16,8 +16,7 @@ import torch
 from lightning import Trainer
 from torch import nn
 
-from sae_nfm.data.activations import ActivationModule
-from sae_nfm.data.training_blocks import BlockModule
+from sae_nfm.data.resumed import ResumedModule
 from sae_nfm.measures.finite import NonFinite
 from sae_nfm.store.files import write_atomically
 from sae_nfm.store.ranks import Ranks
@@ -55,7 +54,7 @@ class Run:
 def train(
     stage: str,
     task: DictionaryTask,
-    data: ActivationModule | BlockModule,
+    data: ResumedModule,
     trained: nn.Module,
     run: Run,
     folder: Path,
