@@ -16,7 +16,7 @@ from sae_nfm.compare.steps import KL, LINEAR, MLP, MSE, NFM, SAE, STEPS, StepMea
 from sae_nfm.compare.studies import ComparedStudy
 from sae_nfm.compare.varied import text
 from sae_nfm.report.estimates import Estimate
-from sae_nfm.report.plotstyle import DOTTED, GRAY, SERIES, new_figure, plain_log_ticks
+from sae_nfm.report.plotstyle import DOTTED, GRAY, SERIES, draw_intervals, new_figure, plain_log_ticks
 
 RECONSTRUCTION = "reconstruction"
 _SETTINGS = ("nfm_objective", "objective", "sae_objective")  # the first that varies says what for
@@ -146,10 +146,7 @@ def _draw_path(axes: Axes, places: dict[str, _Place], style: tuple) -> None:
         joined = [places[step] for step in steps if step in places]
         axes.plot([at.x.value for at in joined], [at.y.value for at in joined], color=colour, ls=ls, lw=1.8)
     for x, y in places.values():
-        if y.low is not None and y.high is not None:
-            axes.plot([x.value, x.value], [y.low, y.high], color=colour, lw=1.4)
-        if x.low is not None and x.high is not None:
-            axes.plot([x.low, x.high], [y.value, y.value], color=colour, lw=1.4)
+        draw_intervals(axes, x, y, colour, 1.4)
     for step in reversed(places):  # small points above large ones
         x, y = places[step]
         axes.plot(x.value, y.value, marker, **_point(step, colour))

@@ -14,7 +14,7 @@ from sae_nfm.compare.over_settings import pooled, wide
 from sae_nfm.compare.studies import ComparedStudy
 from sae_nfm.compare.varied import text
 from sae_nfm.report.estimates import Estimate
-from sae_nfm.report.plotstyle import GRAY, SERIES, new_figure, plain_log_ticks
+from sae_nfm.report.plotstyle import GRAY, SERIES, draw_intervals, new_figure, plain_log_ticks
 
 _ACROSS = (
     ("explained variance of the SAE, %", EXPLAINED_VARIANCE),
@@ -117,10 +117,7 @@ def _draw_curve(axes: Axes, curve: _Curve, across: Measure, up: Measure) -> None
     read = [(x, y, _size(p)) for p in curve.points if (x := p.read(across)) and (y := p.read(up))]
     axes.plot([x.value for x, _, _ in read], [y.value for _, y, _ in read], color=colour, ls=line, lw=1.8)
     for x, y, size in read:
-        if x.low is not None and x.high is not None:
-            axes.plot([x.low, x.high], [y.value, y.value], color=colour, lw=1.4)
-        if y.low is not None and y.high is not None:
-            axes.plot([x.value, x.value], [y.low, y.high], color=colour, lw=1.4)
+        draw_intervals(axes, x, y, colour, 1.4)
         axes.plot(x.value, y.value, marker, color=colour, mfc="white", mew=1.8, ms=size)
 
 

@@ -238,8 +238,7 @@ class FromAutoencoder(Replacement):
 
     def forward(self, batch: Spliceable) -> Float[Tensor, "block pos d_model"]:
         """Its reconstruction of the same activation."""
-        parts = self.autoencoder(batch.x)
-        return parts.reconstruction(() if self.autoencoder.nfm is None else ("linear", "interaction"))
+        return self.autoencoder(batch.x).whole
 
 
 class Planted(OfTheBatch):

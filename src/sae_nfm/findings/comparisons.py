@@ -67,7 +67,6 @@ def _headlines(summary: Summary) -> dict[str, Any]:
         and {
             "nfm": found(summary.reduction, "kl", "nfm", "sae_alone"),
             "over_sequential": found(summary.reduction, "kl", "nfm", "sequential"),
-            "parameters": found(summary.reduction, "kl", "wide_sae", "sae_alone"),
             "interactions": found(summary.reduction, "kl", "nfm", "linear_alone"),
         },
         "share_of_codes_bound": {

@@ -27,35 +27,47 @@ def passing_through(bridge: TransformerBridge, num_layers: int, returns_tuple: b
 
 
 @contextmanager
-def computed_again(bridge: TransformerBridge, layers: Iterable[int]) -> Iterator[None]:
+def computed_again(
+    bridge: TransformerBridge, layers: Iterable[int], again: Callable[[], AbstractContextManager[None]]
+) -> Iterator[None]:
     """Have layers keep their input alone for the backward pass, which computes the rest of them again.
 
-    Their activations are to be fused (`fused_gelu`), the first time as the second.
+    Args:
+        bridge: the model.
+        layers: their numbers.
+        again: what the model computes in, the first time as the second, when nobody else sees to that.
     """
-    with _replaced(bridge, layers, _Checkpointed):
+    with _replaced(bridge, layers, lambda number, layer: _Checkpointed(number, layer, again)):
         yield
 
 
-@contextmanager
-def fused_gelu(model: nn.Module) -> Iterator[None]:
-    """Have the tanh approximation of GELU, which `transformers` writes out, computed in one operation.
+class FusedGELU:
+    """The tanh approximation of GELU, which `transformers` writes out, computed in one operation.
 
     It is the same but for rounding, in a third of the time, and keeps one tensor for the backward pass.
+
+    Args:
+        model: that may have such activations.
     """
-    found = [
-        (parent, name)
-        for parent in model.modules()
-        for name, child in parent.named_children()
-        if isinstance(child, NewGELUActivation)
-    ]
-    plain = [getattr(parent, name) for parent, name in found]
-    for parent, name in found:
-        setattr(parent, name, nn.GELU(approximate="tanh"))
-    try:
-        yield
-    finally:
-        for (parent, name), activation in zip(found, plain, strict=True):
-            setattr(parent, name, activation)
+
+    def __init__(self, model: nn.Module) -> None:
+        self.found = [
+            (parent, name, child)
+            for parent in model.modules()
+            for name, child in parent.named_children()
+            if isinstance(child, NewGELUActivation)
+        ]
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """Have the model use it for a while."""
+        for parent, name, _ in self.found:
+            setattr(parent, name, nn.GELU(approximate="tanh"))
+        try:
+            yield
+        finally:
+            for parent, name, plain in self.found:
+                setattr(parent, name, plain)
 
 
 def layers_return_tuples(bridge: TransformerBridge, device: torch.device) -> bool:
@@ -117,18 +129,15 @@ class _Checkpointed(_StandIn):
     _start_at_layer_idx: int | None = None
     _start_residual: Tensor | None = None
 
-    def __init__(self, number: int, layer: nn.Module) -> None:
+    def __init__(
+        self, number: int, layer: nn.Module, again: Callable[[], AbstractContextManager[None]]
+    ) -> None:
         super().__init__(layer)
-        self._number = number
+        self._number, self._again = number, again
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         """What the layer returns."""
         if self._start_at_layer_idx == self._number and self._start_residual is not None:
             hidden_states = self._start_residual
-        (layer,) = self._layer
-
-        def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
-            return nullcontext(), fused_gelu(layer)  # the second time nobody else sees to that
-
-        again = {"use_reentrant": False, "context_fn": contexts}
-        return checkpoint(layer, hidden_states, *args, **again, **kwargs)
+        how = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), self._again())}
+        return checkpoint(self._layer[0], hidden_states, *args, **how, **kwargs)

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
-from sae_nfm.lm.layers import computed_again, fused_gelu
+from sae_nfm.lm.layers import FusedGELU, computed_again
 from sae_nfm.lm.model import LanguageModel
 from sae_nfm.lm.site import Prefix, Site
 from sae_nfm.settings.values import NotAllowed
@@ -48,6 +48,7 @@ class Passage:
         self, lm: LanguageModel, site: Site, streams: bool = False, checkpointing: bool = False
     ) -> None:
         self.lm, self.site, self.streams, self.checkpointing = lm, site, streams, checkpointing
+        self.gelu = FusedGELU(lm.bridge.original_model)
         entered = site.layer_entered(lm.n_layers)
         self.behind = range(site.layer + 1 if entered is None else entered, lm.n_layers)
         """The layers that read what was spliced in."""
@@ -57,7 +58,7 @@ class Passage:
 
     def prefix(self, tokens: Int64[Tensor, "block pos"]) -> Prefix:
         """The model up to the site."""
-        with fused_gelu(self.lm.bridge.original_model):
+        with self.gelu.used():
             return self.lm.prefix(tokens, self.site)
 
     def __call__(
@@ -71,9 +72,9 @@ class Passage:
         """
         streams: list[Tensor] = []
         with ExitStack() as stack:
-            stack.enter_context(fused_gelu(self.lm.bridge.original_model))
+            stack.enter_context(self.gelu.used())
             if self.checkpointing and activation.requires_grad:
-                stack.enter_context(computed_again(self.lm.bridge, self.behind))
+                stack.enter_context(computed_again(self.lm.bridge, self.behind, self.gelu.used))
             if self.streams:
                 stack.enter_context(_kept(self.lm.bridge, self.behind, streams))
             final = self._final(activation, resid)

@@ -77,20 +77,33 @@ def _measure(clean: Clean, logits: Float[Tensor, "token d_vocab"]) -> Float[Tens
     return torch.stack(core + (_top_n(clean, log_q, difference) if clean.top.shape[-1] else []))
 
 
+def top_n_divergence(
+    p_top: Float[Tensor, "token n"], q_top: Float[Tensor, "token n"], difference: Float[Tensor, "token n"]
+) -> Float[Tensor, " token"]:
+    """KL of P and Q over n tokens and the rest taken as one, in nats.
+
+    Args:
+        p_top: P of the tokens.
+        q_top: Q of the same.
+        difference: log P − log Q of the same.
+    """
+    p_rest, q_rest = ((1 - part.sum(-1)).clamp_min(1e-30) for part in (p_top, q_top))
+    return torch.linalg.vecdot(p_top, difference) + p_rest * (p_rest / q_rest).log()
+
+
 def _top_n(clean: Clean, log_q: Tensor, difference: Tensor) -> list[Tensor]:
     q, top, n = log_q.exp(), clean.top, clean.top.shape[-1]
     log_top_q, overlap = log_q.gather(-1, top), log_q.topk(n, dim=-1).indices
     p_top, q_top = clean.p.gather(-1, top), log_top_q.exp()
-    p_rest, q_rest = ((1 - part.sum(-1)).clamp_min(1e-30) for part in (p_top, q_top))
     later = torch.triu(torch.ones(n, n, dtype=torch.bool, device=top.device), diagonal=1)
     order = (log_top_q.unsqueeze(-1) - log_top_q.unsqueeze(-2)).sign()[:, later]
     log_m = torch.logaddexp(clean.log_p, log_q) - math.log(2)  # finite where both probabilities underflow
     half_p, half_q = clean.log_p - log_m, log_q - log_m
     best = log_q.gather(-1, clean.argmax.unsqueeze(-1))
     return [
-        torch.linalg.vecdot(p_top, difference.gather(-1, top)) + p_rest * (p_rest / q_rest).log(),
+        top_n_divergence(p_top, q_top, difference.gather(-1, top)),
         (top.unsqueeze(-1) == overlap.unsqueeze(-2)).any(-1).to(q.dtype).mean(-1),
-        order.mean(-1) if n > 1 else torch.ones_like(p_rest),
+        order.mean(-1) if n > 1 else torch.ones_like(best.squeeze(-1)),
         -torch.linalg.vecdot(q, difference),
         0.5 * (torch.linalg.vecdot(clean.p, half_p) + torch.linalg.vecdot(q, half_q)),
         1 + (log_q > best).sum(-1).to(q.dtype),

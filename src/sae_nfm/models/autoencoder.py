@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -50,6 +51,11 @@ class Parts(NamedTuple):
             out = out + part
         return out
 
+    @property
+    def whole(self) -> Float[Tensor, "... d_in"]:
+        """x̂ and all that there is of the NFM."""
+        return self.reconstruction(() if self.linear is None else ("linear", "interaction"))
+
 
 class Autoencoder(nn.Module):
     """The one implementation of a reconstruction: training, validation and the splice all call it.
@@ -70,6 +76,17 @@ class Autoencoder(nn.Module):
     ) -> None:
         super().__init__()
         self.normalizer, self.sae, self.nfm, self.plant = normalizer, sae, nfm, plant
+
+    def initialize_sae_(self, x: Float[Tensor, "token d_in"]) -> None:
+        """Fit the normaliser, and what of the SAE is not random, to a sample of activations."""
+        self.normalizer.fit(x)
+        self.sae.initialize_(self.normalizer(x))
+
+    @torch.no_grad()
+    def initialize_nfm_(self, x: Float[Tensor, "token d_in"]) -> None:
+        """Fit the scales of the model of the residual to the codes that it reads in training."""
+        assert self.nfm is not None
+        self.nfm.initialize_(self.nfm.read(self.explain(x).codes))
 
     def forward(self, x: Float[Tensor, "... d_in"]) -> Parts:
         """Reconstruct activations in the model's units."""

@@ -84,13 +84,11 @@ def course(cfg: DictConfig, stages: Sequence[str] | None = None) -> tuple[Step, 
         NotAllowed: a stage is unknown, or there is no SAE that it could train or start from.
     """
     steps: list[Step] = []
-    for place, name in enumerate(cfg.stages if stages is None else stages):
+    for name in cfg.stages if stages is None else stages:
         if name not in (*_STAGES, *cfg.stage):
             raise NotAllowed("stages", name, [*_STAGES, *cfg.stage])
         steps += _STAGES[name](cfg) if name in _STAGES else [_together(cfg, name)]
-        if place == 0 and "sae" not in steps[0].parts:
-            raise NotAllowed("stages", list(cfg.stages), "lists whose first stage makes the SAE")
-    if not steps:
+    if not steps or "sae" not in steps[0].parts:
         raise NotAllowed("stages", list(cfg.stages), "lists whose first stage makes the SAE")
     return tuple(steps)
 
@@ -140,8 +138,7 @@ def check_course(cfg: DictConfig) -> None:
             trained elsewhere is to be trained from scratch, or one that something is planted on is changed.
     """
     for step in course(cfg):
-        trains_here = step.learning is not None and not (cfg.nfm is None and "sae" not in step.parts)
-        if step.learning is not None and trains_here:
+        if step.learning is not None and (cfg.nfm is not None or "sae" in step.parts):
             blocks = step.learning.blocks(cfg.context) if step.learning.through_model else 0
             step.learning.schedule(batch_tokens=blocks * cfg.context or None)
         changes_sae = "sae" in step.parts and step.how in ("tune", "begin")

@@ -5,8 +5,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from sae_nfm.interop import sae_nfm
 from sae_nfm.models.autoencoder import Autoencoder
 from sae_nfm.models.residuals.base import ResidualModel
@@ -81,10 +79,8 @@ class TrainedResidual(OnAnSAE):
         """Train it beside a copy of the SAE, which a trainer of half precision may round."""
         data, learning = self.activations.module(), self.learning
         autoencoder = copy.deepcopy(self.on.autoencoder.cpu())
-        with torch.no_grad():
-            codes = autoencoder.explain(sample(data.training)).codes
-        self.model.initialize_(self.model.read(codes))
         both = Autoencoder(autoencoder.normalizer, autoencoder.sae, self.model, autoencoder.plant)
+        both.initialize_nfm_(sample(data.training))
         schedule, seed = learning.schedule(self.rounds), self.activations.seed
         task = NFMTask(both, learning.reconstruction, learning.optimizer, schedule, seed)
         train(self.name, task, data, self.model, self.run, folder)

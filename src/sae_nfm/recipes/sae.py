@@ -69,9 +69,7 @@ class TrainedSAE:
     def make(self, folder: Path) -> None:
         """Train it."""
         data, autoencoder = self.activations.module(), self.untrained()
-        x = sample(data.training)
-        autoencoder.normalizer.fit(x)
-        autoencoder.sae.initialize_(autoencoder.normalizer(x))
+        autoencoder.initialize_sae_(sample(data.training))
         learning, seed = self.learning, self.activations.seed
         task = SAETask(autoencoder, learning.reconstruction, learning.optimizer, learning.schedule(), seed)
         train(self.name, task, data, autoencoder, self.run, folder)
@@ -87,12 +85,7 @@ class TrainedSAE:
 
     def concerns(self, metrics: dict[str, float]) -> list[str]:
         """That training did not help."""
-        if metrics["best_step"] > 0:
-            return []
-        return [
-            "training made it only worse, and the untrained start was kept; a lower sae_optimizer.lr or a "
-            "longer warmup usually mends this"
-        ]
+        return self.learning.concerns(metrics, "the untrained start")
 
     def untrained(self) -> Autoencoder:
         """It before its first step; what depends on activations is not fitted."""

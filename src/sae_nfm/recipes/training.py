@@ -144,12 +144,9 @@ def _from_scratch(parts: frozenset[Part], candidate: Candidate, workshop: Worksh
         return autoencoder
 
     def start(autoencoder: Autoencoder, x: Tensor) -> None:
-        autoencoder.normalizer.fit(x)
-        autoencoder.sae.initialize_(autoencoder.normalizer(x))
+        autoencoder.initialize_sae_(x)
         if autoencoder.nfm is not None:
-            with torch.no_grad():
-                codes = autoencoder.explain(x).codes
-            autoencoder.nfm.initialize_(autoencoder.nfm.read(codes))
+            autoencoder.initialize_nfm_(x)
 
     node = dict(trained.node)
     nfm_node = candidate.node if has_nfm else None

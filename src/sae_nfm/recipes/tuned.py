@@ -111,12 +111,7 @@ class TunedParts:
 
     def concerns(self, metrics: dict[str, float]) -> list[str]:
         """That training did not help."""
-        if metrics["best_step"] > 0:
-            return []
-        return [
-            "training made it only worse, and its start was kept; a lower "
-            f"{self.learning.optimizer_setting}.lr or a longer warmup usually mends this"
-        ]
+        return self.learning.concerns(metrics, "its start")
 
     def _task(self, autoencoder: Autoencoder, batch_tokens: int) -> DictionaryTask:
         learning, at = self.learning, self.activations

@@ -169,7 +169,7 @@ class Workshop:
 
 def _parts_of(node: dict[str, Any] | None) -> frozenset[Part]:
     """The parts of a dictionary whose NFM has some settings; None is no NFM."""
-    of_nfm = () if node is None else ("linear", "interaction")
+    of_nfm: tuple[Part, ...] = ("linear", "interaction")
     return frozenset[Part](["sae", *(part for part in of_nfm if node is not None and node[part])])
 
 

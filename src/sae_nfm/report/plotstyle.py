@@ -128,11 +128,17 @@ def plain_log_ticks(axis: Axis) -> None:
 
 def draw_cross(axes: Axes, x: Estimate, y: Estimate, colour: str, marker: str, size: float = 10) -> None:
     """A hollow point in percent with both its intervals; hollow, so that a point under it still shows."""
-    for low, high, horizontal in ((x.low, x.high, True), (y.low, y.high, False)):
-        if low is not None and high is not None:
-            ends, at = [100 * low, 100 * high], [100 * (y if horizontal else x).value] * 2
-            axes.plot(*((ends, at) if horizontal else (at, ends)), color=colour, lw=0.15 * size)
-    axes.plot(100 * x.value, 100 * y.value, marker, color=colour, mfc="none", mew=0.2 * size, ms=size)
+    x, y = x.scaled(100), y.scaled(100)
+    draw_intervals(axes, x, y, colour, 0.15 * size)
+    axes.plot(x.value, y.value, marker, color=colour, mfc="none", mew=0.2 * size, ms=size)
+
+
+def draw_intervals(axes: Axes, x: Estimate, y: Estimate, colour: str, width: float) -> None:
+    """The intervals of a point, where it has them, as a horizontal and a vertical line."""
+    if x.low is not None and x.high is not None:
+        axes.plot([x.low, x.high], [y.value, y.value], color=colour, lw=width)
+    if y.low is not None and y.high is not None:
+        axes.plot([x.value, x.value], [y.low, y.high], color=colour, lw=width)
 
 
 def mark_equal_reductions(axes: Axes) -> None:

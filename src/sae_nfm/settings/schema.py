@@ -44,7 +44,7 @@ class Splits:
 
 @dataclass
 class StageConfig:
-    """A stage that trains parts of the dictionary together; `conf/study.yaml` says what the settings mean."""
+    """A stage that trains parts of the dictionary together; `conf/stage/` has those there are."""
 
     parts: list[Literal["sae", "linear", "interaction"]]
     objective: str

@@ -29,7 +29,7 @@ class BehaviourTask(SAETask):
     Args:
         autoencoder: the whole dictionary.
         parts: what of it is trained.
-        lm: the model; no part of this module's state.
+        lm: the model, where the trainer computes; no part of this module's state.
         site: where it is spliced.
         bos_id: of the tokens that keep their activation and are not scored.
         blocks_at_once: that go through the suffix together.
@@ -61,14 +61,6 @@ class BehaviourTask(SAETask):
         self.watched = objective.name
         self.loss = MeanMetric().set_dtype(torch.float64)
 
-    def on_fit_start(self) -> None:
-        """Put the model where the trainer computes."""
-        self.lm.to(self.device)
-
-    def on_validation_start(self) -> None:
-        """The same before the first validation."""
-        self.lm.to(self.device)
-
     def training_step(self, batch: Int64[Tensor, "block pos"], batch_idx: int) -> Tensor:
         """One step on blocks of tokens."""
         blocks = self._at_the_site(batch)
@@ -92,10 +84,9 @@ class BehaviourTask(SAETask):
         blocks = self._at_the_site(batch)
         parts = self.autoencoder(blocks.x[blocks.scored].to(self.autoencoder.normalizer.scale.dtype))
         self.quality.update(parts)
-        replacement = parts.reconstruction(() if self.autoencoder.nfm is None else ("linear", "interaction"))
         if self.autoencoder.plant is not None:
             blocks = _planted(blocks, parts.x)
-        self.loss.update(self.through(replacement, blocks) / len(replacement), len(replacement))
+        self.loss.update(self.through(parts.whole, blocks) / len(parts.x), len(parts.x))
 
     def on_validation_epoch_end(self) -> None:
         """Log the objective, in its units, beside how good the reconstructions are."""

@@ -86,6 +86,15 @@ class Learning:
             raise NotAllowed(self.tokens_setting, self.num_tokens, allowed)
         return Schedule(rounds * (self.num_tokens // batch_tokens), self.warmup, self.decay)
 
+    def concerns(self, metrics: Mapping[str, float], start: str) -> list[str]:
+        """That training did not help, where what it started from was the best that was found."""
+        if metrics["best_step"] > 0:
+            return []
+        return [
+            f"training made it only worse, and {start} was kept; a lower {self.optimizer_setting}.lr or a "
+            "longer warmup usually mends this"
+        ]
+
     def spec(self, rounds: int = 1) -> dict[str, Any]:
         """What of an artifact's fingerprint is how it learnt."""
         return {**self.settings, "train_tokens": rounds * self.num_tokens}

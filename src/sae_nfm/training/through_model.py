@@ -90,9 +90,10 @@ class ThroughModel:
             spliced = self.passage(activation, few.resid)
         of_final, of_streams = torch.zeros_like(spliced.final), torch.zeros_like(spliced.streams)
         total = torch.zeros((), dtype=torch.promote_types(leaf.dtype, torch.float32), device=leaf.device)
+        targets = few.targets()
         for block, position in self._pieces(few.scored):
             at = (block, position)
-            value, gradients = self._piece(clean, spliced, few.targets()[at], at, with_gradient)
+            value, gradients = self._piece(clean, spliced, targets[at], at, with_gradient)
             total += value
             if gradients:
                 of_final[at], of_streams[:, block, position] = gradients
