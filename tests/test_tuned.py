@@ -109,6 +109,15 @@ def test_all_parts_can_be_trained_further_together(suite):
     assert torch.equal(nfm_alone.sae.W_dec, loaded.sae.W_dec)
 
 
+def test_what_is_planted_stays_where_the_nfm_is_trained_for_kl(suite):
+    found = ran(suite, "planted", "experiment=planted", "sae.d_sae=64", "nfm.d_embed=8", *BY_KL)
+    assert found["planted"]["kind"] == "pairs"
+    assert found["marginal_interaction"]["against"] == "linear_alone"
+    assert "sae_alone" not in found["conditions"]  # it would move what is planted on
+    assert kl(found, "sae_nfm") < kl(found, "sae")
+    assert kl(found, "sae_planted") < kl(found, "sae_nfm")
+
+
 def test_joint_training_and_its_controls(suite):
     found = ran(suite, "joint", "stages=[joint]", "stage.joint.tokens=40960", "nfm.d_embed=16")
     assert list(found["stages"]) == ["joint"]

@@ -36,13 +36,14 @@ class Step:
     parts: frozenset[Part]
     learning: Learning | None
 
-    def trained(self, there: frozenset[Part]) -> frozenset[Part]:
-        """What it trains of a dictionary that has some parts.
+    def trained(self, candidate: "Candidate") -> frozenset[Part]:
+        """What it trains of a dictionary that may lack some parts.
 
         A control that lacks all that is trained for an objective is trained for it with what it has.
         """
-        chosen = self.parts & there
-        return there if not chosen and self.how in ("tune", "begin") else chosen
+        chosen = self.parts & candidate.there
+        stands_in = not chosen and not candidate.is_own and self.how in ("tune", "begin")
+        return candidate.there if stands_in else chosen
 
 
 @dataclass

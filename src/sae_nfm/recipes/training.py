@@ -29,7 +29,7 @@ def take(step: Step, candidate: Candidate, workshop: Workshop) -> str | None:
     Returns:
         The name under which the workshop has what was made; None where nothing was.
     """
-    parts = step.trained(candidate.there)
+    parts = step.trained(candidate)
     if not parts:
         return None
     return _WAYS[step.how](step, parts, candidate, workshop)

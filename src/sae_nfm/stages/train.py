@@ -26,7 +26,7 @@ class Train:
             return {}
         metrics = workshop.metrics.get(name, {})
         stage = {
-            "parts": sorted(self.step.trained(workshop.own.there)),
+            "parts": sorted(self.step.trained(workshop.own)),
             "objective": None if self.step.learning is None else self.step.learning.name,
             "train_tokens": _count(metrics.get("train_tokens")),
             "artifact": workshop.artifacts[name]["fingerprint"],
