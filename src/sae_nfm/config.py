@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping
 from inspect import isclass
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from omegaconf import DictConfig
 from torch import nn
 
+from sae_nfm.attribution.interactions import Interactions
 from sae_nfm.baselines.matched import Baseline
 from sae_nfm.data.activations import Pool
 from sae_nfm.data.cache import ActivationCache
@@ -45,12 +46,13 @@ from sae_nfm.settings.nodes import made, tried, typed
 from sae_nfm.settings.schema import plain as plain
 from sae_nfm.settings.schema import register as register
 from sae_nfm.settings.values import NotAllowed, missing
+from sae_nfm.stages.attribute import Attribute, Attribution
 from sae_nfm.stages.evaluate import FEW_DOCUMENTS, Evaluate
 from sae_nfm.stages.stage import Stage
 from sae_nfm.stages.train import Train
 from sae_nfm.store.distributed import start_ranks
 from sae_nfm.store.ranks import Ranks
-from sae_nfm.store.store import Store
+from sae_nfm.store.store import Store, fingerprint
 from sae_nfm.tracking.trackers import Tracker
 from sae_nfm.training.objectives.behaviour import Behaviour
 from sae_nfm.training.run import Run
@@ -179,35 +181,28 @@ def stages(cfg: DictConfig, workshop: Workshop, folder: Path) -> list[Stage]:
     evaluate = evaluation(cfg, workshop, folder)
     _check_memory(cfg, evaluate.reconstructions.values(), workshop)
     _check_passages(workshop)
-    return [*map(Train, workshop.order.course), evaluate]
+    return [*training(workshop), evaluate, *attribution(cfg, workshop, folder)]
+
+
+def training(workshop: Workshop) -> list[Stage]:
+    """The stages that train, or find, the study's dictionary."""
+    return [*map(Train, workshop.order.course)]
+
+
+def attribution(cfg: DictConfig, workshop: Workshop, folder: Path) -> list[Stage]:
+    """The stage that attributes the NFM's gain, where the study asks for it."""
+    if cfg.attribution is None:
+        return []
+    how: Attribution = made(cfg.attribution)
+    _check_passage(workshop, reads_streams=False)
+    about = fingerprint({"settings": plain(cfg)})
+    return [Attribute(scored_blocks(cfg, workshop, how.tokens, "attribution.tokens"), how, about, folder)]
 
 
 def evaluation(cfg: DictConfig, workshop: Workshop, folder: Path) -> Evaluate:
-    """How the dictionaries are judged.
-
-    Raises:
-        NotAllowed: all that would be scored is of one document, so that nothing could be said of the spread.
-    """
+    """How the dictionaries are judged."""
     chosen = cfg.evaluation
-    if chosen.context is not None:
-        workshop.activations.lm.check(workshop.activations.site, chosen.context)
-    other = None if chosen.corpus is None else made(chosen.corpus)
-    scored = ScoredBlocks(
-        workshop.activations.others(other, chosen.context).test,
-        cfg.eval_tokens,
-        chosen.bos == "patch",
-        chosen.replace,
-        chosen.position,
-        chosen.batch_size,
-    )
-    if scored.num_tokens < cfg.eval_tokens:
-        log.warning(
-            "eval_tokens=%d: the test split holds %d, which are used", cfg.eval_tokens, scored.num_tokens
-        )
-    if scored.is_one_document():
-        allowed = f"so many that they come from 2, and for intervals to be right from {FEW_DOCUMENTS}"
-        because = "the scored tokens come from 1 document"
-        raise NotAllowed("eval_tokens", cfg.eval_tokens, allowed, because)
+    scored = scored_blocks(cfg, workshop, cfg.eval_tokens, "eval_tokens", chosen.replace)
     export = folder / "tokens" if chosen.save_tokens else None
     return Evaluate(
         scored=scored,
@@ -218,6 +213,34 @@ def evaluation(cfg: DictConfig, workshop: Workshop, folder: Path) -> Evaluate:
         reported={name: plain(chosen[name]) for name in _REPORTED},
         folder=folder,
     )
+
+
+def scored_blocks(
+    cfg: DictConfig,
+    workshop: Workshop,
+    num_tokens: int,
+    setting: str,
+    replace: Literal["all", "single"] = "all",
+) -> ScoredBlocks:
+    """The held-out blocks of an evaluation, with so many scored tokens.
+
+    Raises:
+        NotAllowed: all that would be scored is of one document, so that nothing could be said of the spread.
+    """
+    chosen = cfg.evaluation
+    if chosen.context is not None:
+        workshop.activations.lm.check(workshop.activations.site, chosen.context)
+    other = None if chosen.corpus is None else made(chosen.corpus)
+    blocks = workshop.activations.others(other, chosen.context).test
+    patched = chosen.bos == "patch"
+    scored = ScoredBlocks(blocks, num_tokens, patched, replace, chosen.position, chosen.batch_size)
+    if scored.num_tokens < num_tokens:
+        log.warning("%s=%d: the test split holds %d, which are used", setting, num_tokens, scored.num_tokens)
+    if scored.is_one_document():
+        allowed = f"so many that they come from 2, and for intervals to be right from {FEW_DOCUMENTS}"
+        because = "the scored tokens come from 1 document"
+        raise NotAllowed(setting, num_tokens, allowed, because)
+    return scored
 
 
 def _check_memory(cfg: DictConfig, asked: Iterable[Reconstruction], workshop: Workshop) -> None:
@@ -233,11 +256,15 @@ def _check_memory(cfg: DictConfig, asked: Iterable[Reconstruction], workshop: Wo
 
 def _check_passages(workshop: Workshop) -> None:
     """Raise a `NotAllowed` where the model cannot be trained through for what is asked."""
-    at = workshop.activations
     for step in workshop.order.course:
         if step.learning is not None and isinstance(step.learning.objective, Behaviour):
-            passage = Passage(at.lm, at.site, step.learning.objective.reads_streams)
-            passage.check(at.lm.prefix(at.splits.test.tokens([0]), at.site))
+            _check_passage(workshop, step.learning.objective.reads_streams)
+
+
+def _check_passage(workshop: Workshop, reads_streams: bool) -> None:
+    at = workshop.activations
+    passage = Passage(at.lm, at.site, reads_streams)
+    passage.check(at.lm.prefix(at.splits.test.tokens([0]), at.site))
 
 
 def conditions(cfg: DictConfig) -> list[Condition]:
@@ -337,8 +364,10 @@ def check(cfg: DictConfig) -> DictConfig:
     with torch.device("meta"):
         if is_trained_here(cfg):
             sae(cfg.sae, d_in=8)
-        if cfg.nfm is not None:
-            nfm(cfg.nfm, 8, 8)
+        model = None if cfg.nfm is None else nfm(cfg.nfm, 8, 8)
+        if cfg.attribution is not None:
+            Interactions(model, torch.ones(8))
+            made(cfg.attribution)
     conditions(cfg)
     if cfg.plant is not None:
         made(cfg.plant)

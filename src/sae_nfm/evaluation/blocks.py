@@ -73,9 +73,13 @@ class ScoredBlocks(IterableDataset):
         left = torch.from_numpy(self.num_tokens - self._before[numbers.cpu().numpy()]).to(tokens.device)
         return candidates & (candidates.cumsum(1) <= left.unsqueeze(1))
 
+    def numbers(self) -> Int64[np.ndarray, " block"]:
+        """All blocks that are scored, in order."""
+        return self._order[: self.num_blocks]
+
     def is_one_document(self) -> bool:
         """Whether all scored positions lie in one document."""
-        chosen = self._order[: self.num_blocks]
+        chosen = self.numbers()
         ends = torch.tensor([chosen.min(), chosen.max()])  # in the text all others lie between these two
         scored = self.scored(ends, self.blocks.tokens(ends.numpy()))
         documents = self.blocks.documents(ends.numpy())[scored]

@@ -64,14 +64,14 @@ def _git_revision() -> str | None:
 def write(result: Mapping[str, Any], folder: Path) -> Path:
     """Write `result.json` into a run folder, whole or not at all."""
     path = folder / "result.json"
-    write_atomically(path, json.dumps(_finite(result), indent=1, allow_nan=False))
+    write_atomically(path, json.dumps(finite(result), indent=1, allow_nan=False))
     return path
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """The same value with NaN and infinity as null, which JSON lacks."""
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

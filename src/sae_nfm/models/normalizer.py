@@ -3,7 +3,7 @@
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from sae_nfm.settings.values import NotAllowed
@@ -21,6 +21,10 @@ class Units(NamedTuple):
     scale: Float[Tensor, "*#token #d_in"]
     back: Float[Tensor, "*#token #d_in"]
     """The scale on the way back; another one in `layer_norm` alone."""
+
+    def at(self, tokens: Int64[Tensor, " token"]) -> "Units":
+        """The units of some of the tokens."""
+        return Units(*(part[tokens] if part.dim() > 1 else part for part in self))
 
     def of(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_in"]:
         """Model units to dictionary units, in the buffers' precision."""

@@ -1,5 +1,6 @@
 """The activations of a study's site: the model, its tokens, and every way in which activations are read."""
 
+import copy
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,14 @@ class SiteActivations:
     def seed(self) -> int:
         """Of the order of the tokens, and of all else that is random in a study."""
         return self.cfg.seed
+
+    def reseeded(self, seed: int) -> "SiteActivations":
+        """The same activations in the order of another seed."""
+        other = copy.copy(self)
+        other.cfg = self.cfg.copy()
+        other.cfg.seed = seed
+        other.__dict__.pop("_training", None)
+        return other
 
     def check_finite(self) -> None:
         """Look at one block before hours are spent: a broken model shows in its activations or its logits.

@@ -1,6 +1,7 @@
 """Every way in which a stage takes a dictionary further."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from sae_nfm.recipes.course import OWN, Candidate, Step
 from sae_nfm.recipes.residual import TrainedResidual
 from sae_nfm.recipes.tuned import Beginning, TunedParts
 from sae_nfm.recipes.workshop import Workshop
+from sae_nfm.settings.values import NotAllowed
 from sae_nfm.training.parts import Part
 
 
@@ -21,6 +23,24 @@ def finished(candidate: Candidate, workshop: Workshop, course: tuple[Step, ...] 
     for step in workshop.order.course if course is None else course:
         take(step, candidate, workshop)
     return candidate
+
+
+def retrained(workshop: Workshop, seed: int) -> Autoencoder:
+    """The study's SAE with a model of its residual that was trained as the study's, from another seed.
+
+    Raises:
+        NotAllowed: a stage trains the SAE together with that model, so that another model is on another SAE.
+    """
+    course = workshop.order.course
+    if mixed := [step.name for step in course if "sae" in step.parts and len(step.parts) > 1]:
+        because = f"the stage {mixed[0]} trains the SAE with its NFM"
+        raise NotAllowed("attribution.further_seeds", 1, "0", because)
+    other = Workshop(workshop.store, workshop.activations.reseeded(seed), workshop.run, workshop.order)
+    other.own.foundation = replace(workshop.foundation, activations=other.activations)
+    finished(other.own, other, tuple(step for step in course if "sae" not in step.parts))
+    for warning in other.warnings:
+        workshop.warn(f"seed {seed}: {warning}")
+    return other.autoencoder
 
 
 def take(step: Step, candidate: Candidate, workshop: Workshop) -> str | None:

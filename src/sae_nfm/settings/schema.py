@@ -120,6 +120,7 @@ class StudyConfig:
     linear_tokens: Count
     evaluation: EvaluationConfig
     eval_tokens: Count
+    attribution: Part | None
     trainer: Part
     logger: Part | None
     artifacts: str

@@ -56,9 +56,14 @@ class DistributedRanks(Ranks):
             sys.exit(0)
         return message[0]
 
+    def gathered(self, value: T) -> list[T]:
+        """What every process has, in all of them."""
+        found: list[Any] = [None] * self.world_size
+        dist.all_gather_object(found, value, group=self._group)
+        return found
+
     def check_equal(self, fingerprint: str) -> None:
         """Raise an error if not every process composed the same settings."""
-        found: list[Any] = [None] * self.world_size
-        dist.all_gather_object(found, fingerprint, group=self._group)
+        found = self.gathered(fingerprint)
         if len(set(found)) > 1:
             raise RuntimeError(f"{self.world_size} processes with settings of their own: {', '.join(found)}")

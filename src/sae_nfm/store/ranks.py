@@ -23,5 +23,9 @@ class Ranks:
         """What the first process computes, in all of them."""
         return compute()
 
+    def gathered(self, value: T) -> list[T]:
+        """What every process has, in all of them."""
+        return [value]
+
     def check_equal(self, fingerprint: str) -> None:
         """Raise an error if not every process composed the same settings."""

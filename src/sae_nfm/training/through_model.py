@@ -72,36 +72,50 @@ class ThroughModel:
         for first in range(0, len(batch.x), self.blocks_at_once):
             few = SiteBatch(*(part[first : first + self.blocks_at_once] for part in batch))
             stop = start + int(few.scored.sum())
-            part, of_part = self._of_few(replacement[start:stop].detach(), few, with_gradient)
-            total += part
+            values, of_part = self.by_token(replacement[start:stop], few, self.clean(few), with_gradient)
+            total += values.sum()
             if of_part is not None:
                 gradient[start:stop] = of_part
             start = stop
         return total, gradient
 
-    def _of_few(
-        self, replacement: Tensor, few: SiteBatch, with_gradient: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        with torch.no_grad():
-            clean = self.passage(few.x, few.resid) if self.objective.reads_clean else None
+    @torch.no_grad()
+    def clean(self, batch: SiteBatch) -> Reached | None:
+        """What the clean run reaches; None where the objective does not read it."""
+        return self.passage(batch.x, batch.resid) if self.objective.reads_clean else None
+
+    def by_token(
+        self,
+        replacement: Float[Tensor, "token d_model"],
+        batch: SiteBatch,
+        clean: Reached | None,
+        with_gradient: bool,
+    ) -> tuple[Float[Tensor, " token"], Float[Tensor, "token d_model"] | None]:
+        """The objective at every scored token, and the gradient of its sum; all blocks go at once.
+
+        Args:
+            replacement: as of a call.
+            batch: what is replaced.
+            clean: of the same batch.
+            with_gradient: whether there is one; else it is None.
+        """
         with torch.set_grad_enabled(with_gradient):
-            leaf = replacement.requires_grad_(with_gradient)
-            activation = few.x.to(leaf.dtype).masked_scatter(few.scored.unsqueeze(-1), leaf)
-            spliced = self.passage(activation, few.resid)
+            leaf = replacement.detach().requires_grad_(with_gradient)
+            activation = batch.x.to(leaf.dtype).masked_scatter(batch.scored.unsqueeze(-1), leaf)
+            spliced = self.passage(activation, batch.resid)
         of_final, of_streams = torch.zeros_like(spliced.final), torch.zeros_like(spliced.streams)
-        total = torch.zeros((), dtype=torch.promote_types(leaf.dtype, torch.float32), device=leaf.device)
-        targets = few.targets()
-        for block, position in self._pieces(few.scored):
+        values, targets = [spliced.final.new_zeros(0)], batch.targets()
+        for block, position in self._pieces(batch.scored):
             at = (block, position)
-            value, gradients = self._piece(clean, spliced, targets[at], at, with_gradient)
-            total += value
+            found, gradients = self._piece(clean, spliced, targets[at], at, with_gradient)
+            values.append(found)
             if gradients:
                 of_final[at], of_streams[:, block, position] = gradients
         if not with_gradient:
-            return total, None
+            return torch.cat(values), None
         reached, felt = [spliced.final, spliced.streams], [of_final, of_streams]
         number = 2 if len(spliced.streams) else 1
-        return total, torch.autograd.grad(reached[:number], leaf, felt[:number])[0]
+        return torch.cat(values), torch.autograd.grad(reached[:number], leaf, felt[:number])[0]
 
     def _pieces(self, scored: Bool[Tensor, "block pos"]) -> Iterator[tuple[Tensor, Tensor]]:
         budget = _CPU_ELEMENTS if scored.device.type == "cpu" else _GPU_ELEMENTS
@@ -117,17 +131,18 @@ class ThroughModel:
         at: tuple[Tensor, Tensor],
         with_gradient: bool,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The objective's sum over some tokens, and its gradient in what they reach."""
+        """The objective at some tokens, and the gradient of its sum in what they reach."""
         final = spliced.final[at].detach().requires_grad_(with_gradient)
         streams = spliced.streams[:, at[0], at[1]].detach().requires_grad_(with_gradient)
         with torch.no_grad():
             of_clean = None if clean is None else self._seen(clean.final[at], clean.streams[:, at[0], at[1]])
         with torch.set_grad_enabled(with_gradient):
             seen = self._seen(final, streams)
-            value = self.objective.per_token(of_clean or seen, seen, targets).sum()
+            values = self.objective.per_token(of_clean or seen, seen, targets)
+            total = values.sum()
         if not with_gradient:
-            return value, ()
-        return value.detach(), torch.autograd.grad(value, (final, streams), materialize_grads=True)
+            return values, ()
+        return values.detach(), torch.autograd.grad(total, (final, streams), materialize_grads=True)
 
     def _seen(self, final: Tensor, streams: Tensor) -> Seen:
         return Seen(self.passage.logits(final), streams)

@@ -48,6 +48,8 @@ class NeuralFactorizationMachine(ResidualModel):
         NotAllowed: a size is out of range, or the switches leave nothing to train.
     """
 
+    sums_over_sets = True
+    """Whether what is pooled is a sum over sets of different latents."""
     pool_scale: Float[Tensor, " pooled"]
 
     def __init__(

@@ -16,6 +16,8 @@ class PolynomialDecoder(NeuralFactorizationMachine):
     scales and training are those of the NFM, so that the two differ in nothing else.
     """
 
+    sums_over_sets = False
+
     def pool(self, codes: Codes) -> Float[Tensor, "... pooled"]:
         """[a², …, a^order] side by side, unscaled."""
         a = weighted_sum(codes, self.V)

@@ -1,0 +1,1 @@
+"""Which latents, and which pairs of them, what is found out about the KL is due to."""
