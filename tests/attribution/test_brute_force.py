@@ -1,4 +1,4 @@
-"""Attribution of pairs, triples and latents, against all of them written out and automatic differentiation."""
+"""Attribution of pairs, triples and latents, against all of them written out, by plain autograd."""
 
 import itertools
 
@@ -14,7 +14,7 @@ FORMS = [(2, False), (2, True), (3, False), (3, True), (4, False)]
 
 
 def by_autograd(task, make, coefficients, nodes=8):
-    """−∫ ∂ΣKL/∂θ dα of a reconstruction that is made of θ = α · `coefficients`, all of the model written out."""
+    """−∫ ∂ΣKL/∂θ dα of a reconstruction that is made of θ = α · `coefficients`, with plain autograd."""
     tokens = task.scored.blocks.all
     scored = tokens != 0
     with torch.no_grad():
@@ -101,6 +101,9 @@ def test_latents_are_what_the_gradient_of_each_alone_says(tmp_path, part):
     with torch.no_grad():
         found = task.attributed(numbers)
     nfm, sae = task.autoencoder.nfm, task.autoencoder.sae
+    assert nfm is not None
+    assert nfm.W_lin is not None
+    assert task.sums.latents is not None
     task.sums.latents.update(found, sae.W_dec, nfm.W_lin)
 
     def make(x, theta, alpha):
@@ -148,4 +151,5 @@ def test_documents_have_the_sums_of_their_tokens(tmp_path):
     sums = task.sums.parts.compute()
     assert sums["tokens"].sum() == found.batch.scored.sum()
     for document in range(BLOCKS):
-        assert sums["pairs"][document] == pytest.approx(float(values["pairs"][found.documents == document].sum()))
+        of_document = float(values["pairs"][found.documents == document].sum())
+        assert sums["pairs"][document] == pytest.approx(of_document)

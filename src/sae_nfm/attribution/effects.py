@@ -1,7 +1,7 @@
 """What a pair does to the next-token distribution where it does most."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,11 +14,21 @@ from sae_nfm.models.pairs import PairOrder
 _SHOWN = 6
 
 
+class Moved(NamedTuple):
+    """What becomes of a token that might come next, in the mean over contexts."""
+
+    token: int
+    probability: float
+    """How much more probable it is with the pair than without."""
+    logit: float
+    """The same of its log-probability, in nats."""
+
+
 @torch.no_grad()
-def moved_logits(
+def moved_tokens(
     task: AttributionTask, pair: Sequence[int], contexts: Sequence[dict[str, Any]]
-) -> dict[str, list[tuple[int, float]]]:
-    """The tokens whose log-probability a pair raises and lowers most, with the mean change in nats.
+) -> dict[str, list[Moved]]:
+    """The tokens that a pair makes more probable, and less, by most.
 
     Args:
         task: whose model and dictionary it is.
@@ -42,9 +52,10 @@ def moved_logits(
         reached = task.through.passage(activation, batch.resid)
         return task.through.passage.logits(reached.final[peaks]).log_softmax(-1)
 
-    moved = (log_probabilities(pooled) - log_probabilities(left)).mean(0)
-    return {
-        name: list(zip(best.indices.tolist(), (sign * best.values).tolist(), strict=True))
-        for name, sign in (("up", 1), ("down", -1))
-        if (best := (sign * moved).topk(min(_SHOWN, len(moved)))) is not None
-    }
+    log_p, log_q = log_probabilities(pooled), log_probabilities(left)
+    probability, logit = (log_p.exp() - log_q.exp()).mean(0), (log_p - log_q).mean(0)
+    found = {}
+    for name, sign in (("up", 1), ("down", -1)):
+        best = (sign * probability).topk(min(_SHOWN, len(probability))).indices.tolist()
+        found[name] = [Moved(token, float(probability[token]), float(logit[token])) for token in best]
+    return found

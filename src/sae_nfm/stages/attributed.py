@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sae_nfm.attribution import shown
 from sae_nfm.attribution.choosing import Choice
-from sae_nfm.attribution.effects import moved_logits
+from sae_nfm.attribution.effects import moved_tokens
 from sae_nfm.attribution.sums import SETS, PairTable
 from sae_nfm.attribution.task import AttributionTask
 from sae_nfm.findings import attribution as findings
@@ -22,6 +23,7 @@ from sae_nfm.findings.result import finite
 from sae_nfm.store.files import replacing, write_atomically
 
 FIGURES = "attribution.json"
+_ANCHOR = "a"  # before a token, whose space some tokenizers drop at the start of a text
 FOLDER, SHOWN, PAIRS = "attribution", "contexts.json", "pairs.parquet"
 
 
@@ -107,19 +109,23 @@ def in_words(
     passes: Passes, contexts: Mapping[str, Any], tokenizer: PreTrainedTokenizerFast
 ) -> dict[str, Any]:
     """Contexts and passages in words, and what every named pair does to the prediction."""
-    texts: dict[int, str] = {}
+    anchor = tokenizer.encode(_ANCHOR, add_special_tokens=False)
 
+    @cache
     def decode(token: int) -> str:
-        token = int(token)
-        if token not in texts:
-            texts[token] = str(tokenizer.decode([token]))
-        return texts[token]
+        return str(tokenizer.decode([*anchor, int(token)])).removeprefix(str(tokenizer.decode(anchor)))
 
     pairs, named = [], passes.choice.named
     for place, latents in enumerate(named.tolist()):
         kept = {name: some[place] for name, some in contexts["pairs"].items()}
-        moved = moved_logits(passes.second, latents, kept["most"])
-        words = {name: [[decode(token), change] for token, change in some] for name, some in moved.items()}
+        moved = moved_tokens(passes.second, latents, kept["most"])
+        words = {
+            name: [
+                {"token": decode(one.token), "probability": one.probability, "logit": one.logit}
+                for one in some
+            ]
+            for name, some in moved.items()
+        }
         pairs.append({"latents": latents, "moves": words, "contexts": shown.contexts_of_pair(kept, decode)})
     of_latents = {
         str(latent): shown.contexts_of_latent(kept, decode)

@@ -1,4 +1,4 @@
-"""A tiny model and a dictionary on it, in float64, and a task that attributes what its NFM takes off the KL."""
+"""A tiny model and a dictionary on it, in float64, and a task that attributes its NFM's gain."""
 
 import torch
 
@@ -23,7 +23,7 @@ SITE = Site(1, "resid_post")
 
 
 class Blocks:
-    """Blocks of random tokens in place of a split; BOS opens each, and the second half is another document."""
+    """Blocks of random tokens in place of a split, each a document that BOS opens."""
 
     def __init__(self):
         self.all = torch.randint(1, 4096, (BLOCKS, CONTEXT), generator=torch.Generator().manual_seed(0))
