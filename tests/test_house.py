@@ -10,7 +10,8 @@ import sae_nfm
 HOUSE = Path(sae_nfm.__file__).parent
 ROOMS = (
     *("settings", "store", "lm", "data", "models", "interop", "measures", "training", "baselines", "recipes"),
-    *("evaluation", "attribution", "findings", "stages", "config", "launch", "export", "api", "__main__"),
+    *("evaluation", "attribution", "findings", "stages", "config", "launch"),
+    *("export", "attribute", "api", "__main__"),
 )
 """Every room imports from itself and from those before it."""
 SHOWING = ("report", "compare", "tracking")

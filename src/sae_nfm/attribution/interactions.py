@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sae_nfm.models.codes import Codes
 from sae_nfm.models.normalizer import Units
-from sae_nfm.models.pairs import PairOrder, sum_over_pairs
+from sae_nfm.models.pairs import sum_over_pairs
 from sae_nfm.models.residuals.base import ResidualModel
 from sae_nfm.models.residuals.nfm import NeuralFactorizationMachine
 from sae_nfm.settings.values import NotAllowed
@@ -71,20 +71,13 @@ class Interactions:
         self, codes: Codes, pooled: Float[Tensor, "token pooled"], chosen: Bool[Tensor, "token k k"]
     ) -> Float[Tensor, "token pooled"]:
         """φ without some pairs."""
-        return pooled - self._only_pairs(codes, chosen)
+        return pooled - self.only(codes, chosen)
 
     def only(self, codes: Codes, chosen: Bool[Tensor, "token k k"]) -> Float[Tensor, "token pooled"]:
         """φ of some pairs, and of nothing else."""
-        return self._only_pairs(codes, chosen)
-
-    def _only_pairs(self, codes: Codes, chosen: Bool[Tensor, "token k k"]) -> Float[Tensor, "token pooled"]:
         pairs = sum_over_pairs(codes, self.nfm.V, chosen)
         others = pairs.new_zeros(len(pairs), self.d_embed * (len(self.orders) - 1))
         return torch.cat([pairs, others], dim=1) * self.nfm.pool_scale
-
-    def chosen(self, codes: Codes, pairs: PairOrder, first: int | None = None) -> Bool[Tensor, "token k k"]:
-        """Which pairs of every token's latents are among the first of an order, or anywhere in it."""
-        return pairs.places(codes) < (pairs.num_pairs if first is None else first)
 
     @torch.no_grad()
     def lengths(self, pairs: Int64[Tensor, "pair 2"]) -> Float[Tensor, " pair"]:

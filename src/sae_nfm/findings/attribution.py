@@ -252,6 +252,30 @@ def latents(sums: Mapping[str, Tensor], tokens: float) -> dict[str, Any]:
     return out
 
 
+def planted(
+    table: PairTable, tuples: Int64[Tensor, "planted 2"], choice: Choice, curves: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Whether the pairs that were planted are those that take most off the KL.
+
+    Args:
+        table: sums of the half that did not choose.
+        tuples: what was planted.
+        choice: what the other half chose.
+        curves: as of `curves`.
+    """
+    truth = {(int(min(pair)), int(max(pair))) for pair in tuples.tolist()}
+    best = table.taken_off.argsort(descending=True, stable=True)[: len(truth)]
+    top = {(int(table.i[n]), int(table.j[n])) for n in best}
+    order = next(each for each in choice.orders if each.name == "attribution")
+    at = order.sizes.index(len(truth)) if len(truth) in order.sizes else None
+    return {
+        "pairs": sorted(map(list, truth)),
+        "precision": len(top & truth) / max(1, len(top)),
+        "recall": len(top & truth) / len(truth),
+        "taken_away": None if at is None else curves["orders"]["attribution"]["taken_away"][at],
+    }
+
+
 def triples(
     found: tuple[Int64[Tensor, "triple 3"], Float[Tensor, " triple"], float], tokens: float
 ) -> dict[str, Any]:

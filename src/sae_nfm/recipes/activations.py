@@ -1,12 +1,11 @@
 """The activations of a study's site: the model, its tokens, and every way in which activations are read."""
 
-import copy
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from sae_nfm.data.activations import ActivationModule, ActivationSequence, ActivationStream, Pool
 from sae_nfm.data.cache import ActivationCache, CachedActivations
@@ -45,8 +44,8 @@ class SiteActivations:
         cache: ActivationCache | None,
         pool: Pool,
     ) -> None:
-        self.cfg, self.store = cfg, store
-        self.lm, self.site, self.corpus, self.cache, self.pool = lm, site, corpus, cache, pool
+        self.cfg, self.store, self.lm, self.site = cfg, store, lm, site
+        self.corpus, self.cache, self.pool = corpus, cache, pool
 
     @cached_property
     def _tokens(self) -> tuple[TokenSplits, dict[str, Any]]:
@@ -72,18 +71,11 @@ class SiteActivations:
 
     def reseeded(self, seed: int) -> "SiteActivations":
         """The same activations in the order of another seed."""
-        other = copy.copy(self)
-        other.cfg = self.cfg.copy()
-        other.cfg.seed = seed
-        other.__dict__.pop("_training", None)
-        return other
+        cfg = OmegaConf.create({**self.cfg, "seed": seed})
+        return SiteActivations(cfg, self.store, self.lm, self.site, self.corpus, self.cache, self.pool)
 
     def check_finite(self) -> None:
-        """Look at one block before hours are spent: a broken model shows in its activations or its logits.
-
-        Raises:
-            ValueError: NaN or infinity is among them.
-        """
+        """Look at one block before hours are spent; raise a `NotAllowed` where NaN or infinity is in it."""
         prefix = self.lm.prefix(self.splits.test.tokens([0]), self.site)
         logits = self.lm.suffix(prefix.activation, prefix.resid, self.site)
         self.lm.check_finite(logits, f"its logits, after activations at {self.site.name} that are finite,")
@@ -113,9 +105,8 @@ class SiteActivations:
 
     def module(self) -> ActivationModule:
         """What a stage trains on and is validated on."""
-        return ActivationModule(
-            self._training, self.validation(0), self.pool, self.cfg.validation_tokens, self.seed
-        )
+        validation_tokens = self.cfg.validation_tokens
+        return ActivationModule(self._training, self.validation(0), self.pool, validation_tokens, self.seed)
 
     def block_module(self, per_step: int) -> BlockModule:
         """Whole blocks to train through the model on, so many a step."""

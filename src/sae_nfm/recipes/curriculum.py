@@ -50,11 +50,13 @@ def learning(
     if fits and isinstance(chosen, Behaviour):
         name, chosen = _FITS, made(cfg.objectives[_FITS])
     optimizer = OmegaConf.select(cfg, optimizer_setting)
+    decay = cfg.tuning_decay if optimizer_setting == _TUNES else cfg.decay
     settings = {
         "objective": plain(cfg.objectives[name]),
         "optimizer": plain(optimizer),
         "trainer": trainer_spec(cfg),
         **{setting: cfg[setting] for setting in _LEARNING},
+        "decay": decay,
     }
     return Learning(
         name=name,
@@ -65,7 +67,7 @@ def learning(
         num_tokens=OmegaConf.select(cfg, tokens_setting),
         batch_tokens=cfg.batch_tokens,
         warmup=cfg.warmup,
-        decay=cfg.decay,
+        decay=decay,
         settings=settings,
     )
 
@@ -113,7 +115,7 @@ def _nfm_steps(cfg: DictConfig) -> list[Step]:
 
 def _tuning(cfg: DictConfig, name: str, parts: frozenset[Part], setting: str, tokens: str) -> list[Step]:
     """What follows the fit, where the objective is one through the model."""
-    tuned = learning(cfg, setting, tokens, "tuning_optimizer")
+    tuned = learning(cfg, setting, tokens, _TUNES)
     return [Step(f"{name}_for_{tuned.name}", "tune", parts, tuned)] if tuned.through_model else []
 
 
@@ -125,6 +127,7 @@ def _together(cfg: DictConfig, name: str) -> Step:
     return Step(name, "begin" if stage.from_scratch else "tune", frozenset[Part](stage.parts), how)
 
 
+_TUNES = "tuning_optimizer"
 _FITS = "reconstruction"
 """What is fitted before anything is tuned for an objective through the model."""
 _STAGES = {"sae": _sae_steps, "nfm_linear": _linear_steps, "nfm": _nfm_steps}

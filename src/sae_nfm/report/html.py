@@ -4,7 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sae_nfm.report.attribution import attribution_part, read
+from sae_nfm.report.attribution_figures import draw_attribution
 from sae_nfm.report.estimates import number
+from sae_nfm.report.features import write_features
 from sae_nfm.report.figures import draw_figures
 from sae_nfm.report.headline import facts, headline, marginal_gain
 from sae_nfm.report.page import (
@@ -64,6 +67,8 @@ _TERMS = {
 def write_report(result: Mapping[str, Any], folder: Path) -> Path:
     """Write `report.html`, whole or not at all, after the figures it shows below `figures/`.
 
+    Where the study's gain was attributed, the page says to what, and `features.html` shows it in text.
+
     Args:
         result: the content of a study's `result.json`.
         folder: the study's run folder.
@@ -74,18 +79,32 @@ def write_report(result: Mapping[str, Any], folder: Path) -> Path:
     folder = Path(folder)
     drawn = {path.stem: path for path in draw_figures(result, folder / "figures")}
     path = folder / "report.html"
-    write_atomically(path, report_page(result, drawn))
+    write_atomically(path, report_page(result, drawn, _attribution(_name(result), folder)))
     return path
 
 
-def report_page(result: Mapping[str, Any], figures: Mapping[str, Path]) -> str:
+def _name(result: Mapping[str, Any]) -> str:
+    return str(result.get("name") or "study")
+
+
+def _attribution(name: str, folder: Path) -> Html:
+    """The part that says what the gain is due to, its figures and page written; empty if that is unknown."""
+    attributed = read(folder)
+    if attributed is None:
+        return Html()
+    write_features(name, attributed, folder)
+    return attribution_part(attributed, draw_attribution(attributed, folder / "figures"))
+
+
+def report_page(result: Mapping[str, Any], figures: Mapping[str, Path], attribution: Html) -> str:
     """The page as text.
 
     Args:
         result: the content of a study's `result.json`.
         figures: PNGs to inline, by name; any may be absent.
+        attribution: the part that says what the gain is due to; may be empty.
     """
-    name = str(result.get("name") or "study")
+    name = _name(result)
     first, *others = headline(result)
 
     def shown(figure_name: str, *below: Html) -> Html:
@@ -103,6 +122,7 @@ def report_page(result: Mapping[str, Any], figures: Mapping[str, Path]) -> str:
         tag("p", " · ".join(facts(result)), class_="facts"),
         shown("kl_by_condition", _conditions(result)),
         _components(result),
+        attribution,
         shown("kl_vs_mse_reduction"),
         shown("kl_by_position"),
         shown("kl_distribution"),

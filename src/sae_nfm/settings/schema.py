@@ -103,6 +103,7 @@ class StudyConfig:
     sae_tuning_tokens: Count
     tuning_tokens: Count
     tuning_optimizer: Part
+    tuning_decay: Fraction
     sae_optimizer: Part
     nfm_optimizer: Part
     train_tokens: Count

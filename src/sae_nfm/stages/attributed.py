@@ -73,6 +73,9 @@ def figures(passes: Passes, settings: Any, left_out: int, further: list[dict[str
     if one.latents is not None and two.latents is not None:
         sums = findings.together(one.latents.compute(), two.latents.compute())
         found["latents"] = findings.latents(sums, float(whole.tokens.sum()))
+    plant = second.autoencoder.plant
+    if plant is not None and plant.kind == "pairs":
+        found["planted"] = findings.planted(two.pairs.compute(), plant.tuples.cpu(), choice, found["curves"])
     if two.triples is not None:
         found["triples"] = findings.triples(two.triples.compute(), float(verified))
     return found
@@ -100,6 +103,7 @@ def in_short(found: Mapping[str, Any]) -> dict[str, Any]:
         "spearman": found["single_pairs"]["spearman"],
         "named": len(found["named"]),
         "confirmed": passed,
+        **({"planted": found["planted"]} if "planted" in found else {}),
         "further_seeds": found["further_seeds"],
         "seconds": sum(found["seconds"].values()),
     }

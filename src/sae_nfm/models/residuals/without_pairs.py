@@ -1,0 +1,60 @@
+"""An NFM that must do without some pairs of latents, in training as at the splice."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from sae_nfm.models.codes import Codes
+from sae_nfm.models.pairs import PairOrder, sum_over_pairs
+from sae_nfm.models.residuals.nfm import NeuralFactorizationMachine
+from sae_nfm.settings.values import Fraction, NotAllowed
+
+
+class NFMWithoutPairs(NeuralFactorizationMachine):
+    """An NFM whose e_2 leaves out the pairs that an attribution found to take most off the KL.
+
+    What is left out is learned by no other pair's embeddings: if the gain comes back with other pairs, it was
+    not due to these.
+
+    Args:
+        d_sae: number of latents.
+        d_out: width of the residual.
+        pairs: the `pairs.parquet` of an attribution, on the same SAE.
+        share: of the pairs in it, those that take most off the KL of the half of the documents that chose.
+        settings: those of an NFM.
+
+    Raises:
+        NotAllowed: there is no such file, it holds no pairs, or latents that the SAE has not.
+    """
+
+    left_out: Int64[Tensor, "pair 2"]
+
+    def __init__(self, d_sae: int, d_out: int, pairs: str, share: Fraction, **settings: Any) -> None:
+        super().__init__(d_sae, d_out, **settings)
+        self.register_buffer("left_out", _top_pairs(Path(pairs), share, d_sae))
+
+    def pool(self, codes: Codes) -> Float[Tensor, "... pooled"]:
+        """[e_2 without the pairs, e_3, …] side by side, unscaled."""
+        pooled = super().pool(codes)
+        order = PairOrder(self.left_out, self.d_sae).to(self.left_out.device)
+        leading, k = codes.values.shape[:-1], codes.values.shape[-1]
+        flat = Codes(codes.values.reshape(-1, k), codes.indices.reshape(-1, k))
+        removed = sum_over_pairs(flat, self.V, order.places(flat) < order.num_pairs)
+        e_2 = pooled[..., : self.d_embed] - removed.unflatten(0, leading)
+        return torch.cat([e_2, pooled[..., self.d_embed :]], dim=-1)
+
+
+def _top_pairs(path: Path, share: float, d_sae: int) -> Int64[Tensor, "pair 2"]:
+    if not path.is_file():
+        raise NotAllowed("nfm.pairs", str(path), "the pairs.parquet that an attribution has written")
+    table = pq.read_table(path, columns=["i", "j", "taken_off_choosing"]).to_pydict()
+    latents = torch.tensor([table["i"], table["j"]], dtype=torch.int64).T
+    if not len(latents) or int(latents.max()) >= d_sae:
+        because = f"it holds {len(latents)} pairs of up to {int(latents.max()) if len(latents) else 0}"
+        raise NotAllowed("nfm.pairs", str(path), f"pairs of latents below {d_sae}", because)
+    best = torch.tensor(table["taken_off_choosing"]).argsort(descending=True, stable=True)
+    return latents[best[: round(share * len(best))]]
