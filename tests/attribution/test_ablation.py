@@ -104,7 +104,7 @@ def test_single_pairs_are_left_out_and_given_alone(attributed):
 def test_lengths_are_those_of_one_pair_alone(tmp_path):
     task, _ = small_task(tmp_path)
     pairs = torch.tensor([[0, 3], [7, 2]])
-    nfm, interactions = task.autoencoder.nfm, task.interactions
+    nfm, interactions = task.interactions.nfm, task.interactions
     codes = Codes(torch.ones(2, 2, dtype=torch.float64), pairs)
     units = task.autoencoder.normalizer.units(torch.zeros(2, nfm.d_out, dtype=torch.float64))
     zero = interactions.part(torch.zeros(2, 5, dtype=torch.float64), units)
@@ -122,7 +122,7 @@ def test_a_model_without_pairs_is_that_of_the_ablation(tmp_path):
     pq.write_table(table, tmp_path / "pairs.parquet")
     nfm = task.interactions.nfm
     model = NFMWithoutPairs(
-        D_SAE, task.interactions.nfm.d_out, pairs=str(tmp_path / "pairs.parquet"), share=0.4, order=2, d_embed=5, embed_std=0.3,
+        D_SAE, nfm.d_out, str(tmp_path / "pairs.parquet"), share=0.4, order=2, d_embed=5, embed_std=0.3,
         linear=True, bias=True, interaction=True, mlp=False, dropout=0, fit="together", fit_k=None,
     ).double()  # fmt: skip
     assert torch.equal(model.left_out, pairs[:4])

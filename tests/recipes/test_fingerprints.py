@@ -53,12 +53,21 @@ OF_NEITHER = {
 OF_THE_TUNED = {
     "tuning_tokens": 4096, "nfm_objective": "ce", "objectives.kl._target_": "faults.RaisesOnRank0",
     "tuning_optimizer.lr": 1e-2, "tuning_optimizer.betas": [0.5, 0.9], "tuning_optimizer.eps": 1e-6,
-    "tuning_optimizer.fused": False, "tuning_optimizer._target_": "torch.optim.AdamW",
+    "tuning_optimizer.fused": False, "tuning_optimizer._target_": "torch.optim.AdamW", "tuning_decay": 0.9,
 }  # fmt: skip
 """Of an NFM with `nfm_objective=kl`, and of nothing where it is fitted to the residual alone."""
 ONE_BY_ONE = ("objective", "sae_objective", "stages", "sae_tuning_tokens", "stage.", "objectives.")
 """Which stages and objectives there are is seen in tests of their own."""
-ELSEWHERE = ("evaluation.", "logger.", "trainer._", "lm._", "corpus._", "corpus.heading", "nfm.interaction")
+ELSEWHERE = (
+    "evaluation.",
+    "logger.",
+    "trainer._",
+    "lm._",
+    "corpus._",
+    "corpus.heading",
+    "nfm.interaction",
+    "attribution",
+)
 """Read by the evaluation alone, or by Hydra, or only beside other settings; `nfm.interaction=false` leaves
 nothing to train but the linear part, which is an artifact of its own."""
 

@@ -185,9 +185,8 @@ class PairSums(Metric):
         first, second = self.busiest[cells // num], self.busiest[cells % num]
         of_cells = (sums[cells] for sums in (self.taken_off, self.squared, self.product, self.together))
         counted = [torch.minimum(first, second), torch.maximum(first, second), *of_cells]
-        given = [cells[:0], *self.candidates] if isinstance(self.candidates, list) else [self.candidates]
         sketch = CountSketch(self.others)
-        keys = sketch.largest(torch.cat(given))
+        keys = sketch.largest(_all(self.candidates)) if self.has_others else cells[:0]
         unknown = torch.full((len(keys),), torch.nan, dtype=torch.float64, device=keys.device)
         latents = [keys // self.d_sae, keys % self.d_sae]
         estimated = [*latents, sketch.estimate(keys), unknown, unknown, -torch.ones_like(keys)]
@@ -196,6 +195,14 @@ class PairSums(Metric):
     def error(self) -> float | None:
         """Of the estimated sums, in nats; None where all are counted."""
         return CountSketch(self.others).error() if self.has_others else None
+
+
+def _all(candidates: list[Tensor] | Tensor) -> Int64[Tensor, " key"]:
+    """Candidates of this process, or of all once they are gathered; those of none are no integers."""
+    if not len(candidates):
+        return torch.zeros(0, dtype=torch.int64)
+    gathered = candidates if isinstance(candidates, Tensor) else torch.cat(candidates)
+    return gathered.long()
 
 
 class ChosenPairs(Metric):
@@ -279,8 +286,7 @@ class TripleSums(Metric):
     def compute(self) -> tuple[Int64[Tensor, "triple 3"], Float[Tensor, " triple"], float]:
         """The heaviest triples, their sums by estimate in nats, and how far off these are."""
         sketch = CountSketch(self.table)
-        candidates = self.candidates if isinstance(self.candidates, Tensor) else torch.cat(self.candidates)
-        keys = sketch.largest(candidates)
+        keys = sketch.largest(_all(self.candidates))
         latents = torch.stack(
             [keys // self.d_sae**2, keys // self.d_sae % self.d_sae, keys % self.d_sae], dim=1
         )

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import torch
 from jaxtyping import Float, Int64
@@ -28,14 +29,27 @@ class NFMWithoutPairs(NeuralFactorizationMachine):
         settings: those of an NFM.
 
     Raises:
-        NotAllowed: there is no such file, it holds no pairs, or latents that the SAE has not.
+        NotAllowed: there is no such file, or so small a share of the pairs in it is none.
     """
 
     left_out: Int64[Tensor, "pair 2"]
 
     def __init__(self, d_sae: int, d_out: int, pairs: str, share: Fraction, **settings: Any) -> None:
         super().__init__(d_sae, d_out, **settings)
-        self.register_buffer("left_out", _top_pairs(Path(pairs), share, d_sae))
+        self.pairs = pairs
+        self.register_buffer("left_out", _top_pairs(Path(pairs), share))
+
+    def initialize_(self, codes: Codes) -> None:
+        """As of an NFM, once the pairs are seen to be of this SAE's latents.
+
+        Raises:
+            NotAllowed: they are not.
+        """
+        largest = int(self.left_out.max())
+        if largest >= self.d_sae:
+            because = f"it has pairs of latents up to {largest}"
+            raise NotAllowed("nfm.pairs", self.pairs, f"pairs of latents below {self.d_sae}", because)
+        super().initialize_(codes)
 
     def pool(self, codes: Codes) -> Float[Tensor, "... pooled"]:
         """[e_2 without the pairs, e_3, …] side by side, unscaled."""
@@ -48,13 +62,12 @@ class NFMWithoutPairs(NeuralFactorizationMachine):
         return torch.cat([e_2, pooled[..., self.d_embed :]], dim=-1)
 
 
-def _top_pairs(path: Path, share: float, d_sae: int) -> Int64[Tensor, "pair 2"]:
+def _top_pairs(path: Path, share: float) -> Int64[Tensor, "pair 2"]:
     if not path.is_file():
-        raise NotAllowed("nfm.pairs", str(path), "the pairs.parquet that an attribution has written")
-    table = pq.read_table(path, columns=["i", "j", "taken_off_choosing"]).to_pydict()
-    latents = torch.tensor([table["i"], table["j"]], dtype=torch.int64).T
-    if not len(latents) or int(latents.max()) >= d_sae:
-        because = f"it holds {len(latents)} pairs of up to {int(latents.max()) if len(latents) else 0}"
-        raise NotAllowed("nfm.pairs", str(path), f"pairs of latents below {d_sae}", because)
-    best = torch.tensor(table["taken_off_choosing"]).argsort(descending=True, stable=True)
-    return latents[best[: round(share * len(best))]]
+        raise NotAllowed("pairs", str(path), "the pairs.parquet that an attribution has written")
+    table = pq.read_table(path, columns=["i", "j", "taken_off_choosing"])
+    i, j, taken_off = (column.to_numpy() for column in table.columns)
+    best = np.argsort(-taken_off, kind="stable")[: round(share * len(i))]
+    if not len(best):
+        raise NotAllowed("share", share, f"shares that are at least one of the {len(i)} pairs")
+    return torch.from_numpy(np.stack([i[best], j[best]], axis=1).astype(np.int64))
