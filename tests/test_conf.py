@@ -7,9 +7,12 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from functools import cache
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -42,7 +45,10 @@ ADDED = {
 """What the code gives a target beside its settings."""
 HYDRAS_OWN = {"_target_", "_partial_", "_args_", "_convert_", "_recursive_"}
 
-GIVEN = {"sae.path": str(Path(__file__).parent / "interop" / "fixtures" / "sae_lens" / "topk")}
+FIXTURES = Path(__file__).parent / "interop" / "fixtures"
+PAIRS = Path(tempfile.mkdtemp()) / "pairs.parquet"
+pq.write_table(pa.table({"i": [0], "j": [1], "taken_off_choosing": [1.0]}), PAIRS)
+GIVEN = {"sae.path": str(FIXTURES / "sae_lens" / "topk"), "nfm.pairs": str(PAIRS), "nfm.share": 1.0}
 """What only a user can give, where not any text will do."""
 
 

@@ -61,10 +61,6 @@ class Batches(IterableDataset):
         self.rank, self.world_size, self.done = 0, 1, 0
         """Batches of this process that need not come again: see `Resumed`."""
 
-    def __len__(self) -> int:
-        starts = range(self.rank * self.batch_size, len(self.numbers), self.world_size * self.batch_size)
-        return max(0, len(starts) - self.done)
-
     def __iter__(self):  # noqa: ANN204
         step = self.world_size * self.batch_size
         for start in range(self.rank * self.batch_size + self.done * step, len(self.numbers), step):

@@ -84,7 +84,7 @@ class AttributionTask(LightningModule):
         self.metrics = nn.ModuleDict(sums.metrics())  # so that they are on the device
         assert autoencoder.nfm is not None
         self.interactions = Interactions(autoencoder.nfm, autoencoder.normalizer.scale)
-        self.seconds = 0.0
+        self.seconds, self.doing = 0.0, f"attribution, {resumed.name}"
 
     def test_dataloader(self) -> DataLoader:
         """Blocks that are still to come."""

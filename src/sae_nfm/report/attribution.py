@@ -127,7 +127,7 @@ def attribution_part(attributed: Attributed, figures: Sequence[Drawn]) -> Html:
         [
             tag("h2", "Which interactions the gain is due to"),
             *(tag("p", sentence, class_="also") for sentence in _answer(found, pairs)),
-            *(tag("p", sentence) for sentence in _checks(found)),
+            *(tag("p", sentence) for sentence in [*_planted(found), *_checks(found)]),
             tag("p", link, ": where each does most, and what it makes of the next token."),
             _pairs(pairs),
             *(join([tag("h3", one.title), figure(one.path, one.title, one.caption)]) for one in figures),
@@ -166,6 +166,19 @@ def _necessity(found: Mapping[str, Any], necessity: Mapping[str, Any]) -> str:
         f"{_in_words(times, '')} times the second. Alone these pairs give {_in_words(alone, '%')} of the "
         f"gain{worse}."
     )
+
+
+def _planted(found: Mapping[str, Any]) -> list[str]:
+    """Whether pairs that were put there are those that are found."""
+    planted = found.get("planted")
+    if planted is None:
+        return []
+    away = _in_words(estimate(planted["taken_away"]), "%")
+    return [
+        f"Control: of the {len(planted['pairs'])} pairs that were planted, {planted['recall']:.0%} are among "
+        f"as many that take most off on the half that did not choose; without the best of the half that "
+        f"chose, {away} of the gain is gone."
+    ]
 
 
 def _count(pairs: Sequence[Pair]) -> str:

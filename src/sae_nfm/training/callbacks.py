@@ -143,9 +143,9 @@ class ProgressLines(ProgressBar):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Say how far the evaluation is."""
+        """Say how far the evaluation, or what else its module is there for, has come."""
         self._steps += 1
-        self._say(f"evaluation batch {batch_idx + 1}", "", False)
+        self._say(f"{getattr(pl_module, 'doing', 'evaluation')}, batch {batch_idx + 1}", "", False)
 
     def _say(self, where: str, figures: str, now: bool) -> None:
         elapsed = time.monotonic() - self._last

@@ -1,7 +1,7 @@
 """An NFM that must do without some pairs of latents, in training as at the splice."""
 
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,9 +12,10 @@ from torch import Tensor
 from sae_nfm.models.codes import Codes
 from sae_nfm.models.pairs import PairOrder, sum_over_pairs
 from sae_nfm.models.residuals.nfm import NeuralFactorizationMachine
-from sae_nfm.settings.values import Fraction, NotAllowed
+from sae_nfm.settings.values import Fraction, NotAllowed, checked
 
 
+@checked
 class NFMWithoutPairs(NeuralFactorizationMachine):
     """An NFM whose e_2 leaves out the pairs that an attribution found to take most off the KL.
 
@@ -26,7 +27,16 @@ class NFMWithoutPairs(NeuralFactorizationMachine):
         d_out: width of the residual.
         pairs: the `pairs.parquet` of an attribution, on the same SAE.
         share: of the pairs in it, those that take most off the KL of the half of the documents that chose.
-        settings: those of an NFM.
+        order: this and all that follow as of an NFM.
+        d_embed: …
+        embed_std: …
+        linear: …
+        bias: …
+        interaction: …
+        mlp: …
+        dropout: …
+        fit: …
+        fit_k: …
 
     Raises:
         NotAllowed: there is no such file, or so small a share of the pairs in it is none.
@@ -34,8 +44,25 @@ class NFMWithoutPairs(NeuralFactorizationMachine):
 
     left_out: Int64[Tensor, "pair 2"]
 
-    def __init__(self, d_sae: int, d_out: int, pairs: str, share: Fraction, **settings: Any) -> None:
-        super().__init__(d_sae, d_out, **settings)
+    def __init__(
+        self,
+        d_sae: int,
+        d_out: int,
+        pairs: str,
+        share: Fraction,
+        order: int,
+        d_embed: int,
+        embed_std: float,
+        linear: bool,
+        bias: bool,
+        interaction: bool,
+        mlp: bool,
+        dropout: float,
+        fit: Literal["together", "linear_then_interaction"],
+        fit_k: int | None,
+    ) -> None:
+        of_nfm = (order, d_embed, embed_std, linear, bias, interaction, mlp, dropout, fit, fit_k)
+        super().__init__(d_sae, d_out, *of_nfm)
         self.pairs = pairs
         self.register_buffer("left_out", _top_pairs(Path(pairs), share))
 
