@@ -35,7 +35,12 @@ def objective(cfg: DictConfig, setting: str) -> Reconstruction | Behaviour:
 
 
 def learning(
-    cfg: DictConfig, objective_setting: str, tokens_setting: str, optimizer_setting: str, fits: bool = False
+    cfg: DictConfig,
+    objective_setting: str,
+    tokens_setting: str,
+    optimizer_setting: str,
+    fits: bool = False,
+    tunes: bool = False,
 ) -> Learning:
     """How parts of a dictionary learn.
 
@@ -45,12 +50,13 @@ def learning(
         tokens_setting: says on how many tokens.
         optimizer_setting: by which optimizer.
         fits: whether it fits a reconstruction first, where the objective is one through the model.
+        tunes: whether it goes on from what is trained.
     """
     name, chosen = OmegaConf.select(cfg, objective_setting), objective(cfg, objective_setting)
     if fits and isinstance(chosen, Behaviour):
         name, chosen = _FITS, made(cfg.objectives[_FITS])
     optimizer = OmegaConf.select(cfg, optimizer_setting)
-    decay = cfg.tuning_decay if optimizer_setting == _TUNES else cfg.decay
+    decay = cfg.tuning_decay if tunes else cfg.decay
     settings = {
         "objective": plain(cfg.objectives[name]),
         "optimizer": plain(optimizer),
@@ -115,7 +121,7 @@ def _nfm_steps(cfg: DictConfig) -> list[Step]:
 
 def _tuning(cfg: DictConfig, name: str, parts: frozenset[Part], setting: str, tokens: str) -> list[Step]:
     """What follows the fit, where the objective is one through the model."""
-    tuned = learning(cfg, setting, tokens, _TUNES)
+    tuned = learning(cfg, setting, tokens, "tuning_optimizer", tunes=True)
     return [Step(f"{name}_for_{tuned.name}", "tune", parts, tuned)] if tuned.through_model else []
 
 
@@ -123,11 +129,11 @@ def _together(cfg: DictConfig, name: str) -> Step:
     stage, key = cfg.stage[name], f"stage.{name}"
     if not stage.parts:
         raise NotAllowed(f"{key}.parts", [], "lists of sae, linear, interaction")
-    how = learning(cfg, f"{key}.objective", f"{key}.tokens", f"{key}.optimizer")
+    settings = (f"{key}.objective", f"{key}.tokens", f"{key}.optimizer")
+    how = learning(cfg, *settings, tunes=not stage.from_scratch)
     return Step(name, "begin" if stage.from_scratch else "tune", frozenset[Part](stage.parts), how)
 
 
-_TUNES = "tuning_optimizer"
 _FITS = "reconstruction"
 """What is fitted before anything is tuned for an objective through the model."""
 _STAGES = {"sae": _sae_steps, "nfm_linear": _linear_steps, "nfm": _nfm_steps}
