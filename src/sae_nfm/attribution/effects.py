@@ -37,6 +37,7 @@ def moved_tokens(
     """
     if not contexts:
         return {"up": [], "down": []}
+    task.to(task.lm.device)  # which Lightning took it from when the pass was over
     numbers = torch.tensor([context["block"] for context in contexts])
     order = PairOrder(torch.tensor([list(pair)]), task.interactions.d_sae).to(task.device)
     batch, parts = task.spliced(numbers)

@@ -83,17 +83,14 @@ class Interactions:
     def lengths(self, pairs: Int64[Tensor, "pair 2"]) -> Float[Tensor, " pair"]:
         """‖W(v_i ∘ v_j)‖ in the model's units: how long c_ij is at f_i f_j = 1.
 
-        Behind a hidden layer it is that of the two linear maps alone, as if every unit were above 0.
+        On the CPU. Behind a hidden layer it is that of the two linear maps, as if every unit were above 0.
         """
         head, v = self.nfm.head, self.nfm.V
-        to_model = head.width_factor * head.W_out * self.back
+        to_model = head.width_factor * head.W_out * self.back.to(v.device)
         if head.hidden is not None:
             to_model = head.hidden.weight.T @ to_model
         to_model = self.nfm.pool_scale[: self.d_embed, None] * to_model[: self.d_embed]
         size = max(1, _ELEMENTS // to_model.shape[1])
-        found = [((v[i] * v[j]) @ to_model).norm(dim=1) for i, j in _columns(pairs, size)]
-        return torch.cat([v.new_zeros(0), *found])
-
-
-def _columns(pairs: Int64[Tensor, "pair 2"], size: int) -> list[tuple[Tensor, Tensor]]:
-    return [(some[:, 0], some[:, 1]) for some in pairs.split(size)]
+        pieces = pairs.to(v.device).split(size)
+        found = [(v[some].prod(1) @ to_model).norm(dim=1) for some in pieces]
+        return torch.cat([v.new_zeros(0), *found]).cpu()

@@ -98,9 +98,7 @@ class Attribute:
         busiest = self._busiest(workshop)
         first = self._pass("choosing", autoencoder, self._sums(interactions, busiest), None, workshop)
         table = first.sums.pairs.compute()
-        lengths = interactions.lengths(
-            torch.stack([table.i, table.j], dim=1).to(workshop.run.ranks.device)
-        ).cpu()
+        lengths = interactions.lengths(torch.stack([table.i, table.j], dim=1))
         size = findings.size_of(table, lengths)
         how = self.how
         choice = choose(table, size, interactions.d_sae, how.named, how.harmful, workshop.activations.seed)

@@ -85,7 +85,7 @@ def _named(passes: Passes, num_named: int, half: findings.Half) -> dict[str, Any
     first, second, choice, table, _ = passes
     assert second.sums.chosen is not None
     chosen = second.sums.chosen.compute()
-    lengths = first.interactions.lengths(choice.named.to(first.device)).cpu()
+    lengths = first.interactions.lengths(choice.named)
     number = min(num_named, len(table.i))
     return {
         name: findings.named_pairs(choice, name == "harmful", number, table, chosen, lengths, half)
@@ -160,5 +160,5 @@ def _pairs(passes: Passes) -> pa.Table:
             values[at] = getattr(table, what).numpy()
             columns[f"{what}_{name}"] = values
     pairs = torch.from_numpy(np.stack([columns["i"], columns["j"]], axis=1))
-    columns["length"] = passes.first.interactions.lengths(pairs.to(passes.first.device)).cpu().numpy()
+    columns["length"] = passes.first.interactions.lengths(pairs).numpy()
     return pa.table(columns)
