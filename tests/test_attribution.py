@@ -169,6 +169,8 @@ def test_an_nfm_is_trained_without_the_pairs_that_took_most_off(suite, alone):
     )
     assert status == 0, printed
     assert suite.result("without")["conditions"].keys() == suite.result("alone")["conditions"].keys()
-    status, printed = suite.run(*NFM, "ablation=pairs", "nfm.pairs=nothing", "hydra.run.dir=refused")
+    status, printed = suite.run(
+        *NFM, "ablation=pairs", "nfm.pairs=nothing", "nfm.share=0.2", "hydra.run.dir=refused"
+    )
     assert status == 1
     assert "nfm.pairs=nothing" in printed

@@ -64,8 +64,8 @@ def test_the_ablation_sweep_names_what_there_is():
     swept = set(sweep.hydra.sweeper.params.ablation.split(","))
     there = {path.stem for path in Path(entry.CONFIG_DIR, "ablation").glob("*.yaml")}
     assert swept <= there
-    # `linear_only` and `none` by other names, and what only nfm=published has to take away
-    assert there - swept == {"order_1", "order_2", "no_mlp", "no_dropout", "shared_k"}
+    # `linear_only` and `none` by other names, what only nfm=published has to take away, and what needs a file
+    assert there - swept == {"order_1", "order_2", "no_mlp", "no_dropout", "shared_k", "pairs"}
 
 
 def test_the_command_line_wins_over_a_sweep_file(jobs_of):
