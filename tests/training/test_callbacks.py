@@ -45,7 +45,8 @@ def test_an_evaluation_is_told_every_half_minute(clock, caplog):
     for batch in range(40):
         clock.now += 2
         lines.on_test_batch_end(SimpleNamespace(), torch.nn.Linear(1, 1), {}, None, batch)
-    assert lines_of(caplog) == ["evaluation, batch 16, 0.5 per second", "evaluation batch 32, 0.5 per second"]
+    said = [f"evaluation, batch {batch}, 0.5 per second" for batch in (16, 32)]
+    assert lines_of(caplog) == said
 
 
 def test_other_processes_say_nothing(clock, caplog):
