@@ -5,11 +5,11 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torchmetrics import Metric
 
 from sae_nfm.attribution.attributed import Attributed
 from sae_nfm.attribution.contexts import chance
 from sae_nfm.lm.passage import Reached
+from sae_nfm.measures.sums import Float64Sums
 from sae_nfm.models.codes import Codes
 from sae_nfm.models.pairs import PairOrder
 from sae_nfm.training.through_model import SiteBatch, ThroughModel
@@ -28,7 +28,7 @@ class Sizes(NamedTuple):
     sizes: list[int]
 
 
-class SetAblations(Metric):
+class SetAblations(Float64Sums):
     """Σ KL by document without the first n pairs of an order, and with nothing but them.
 
     The constant of the interactions stays. What is left without pairs has the sets of more latents still;
@@ -39,24 +39,20 @@ class SetAblations(Metric):
         num_documents: of the split.
     """
 
-    full_state_update = False
     without: Tensor
     only: Tensor
 
     def __init__(self, orders: list[Sizes], num_documents: int) -> None:
         super().__init__()
-        self.set_dtype(torch.float64)
         self.orders = orders
-        number = sum(len(each.sizes) for each in orders)
-        sums = torch.zeros(number, num_documents, dtype=torch.float64)
-        for name in ("without", "only"):
-            self.add_state(name, sums.clone(), dist_reduce_fx="sum")
+        shape = (sum(len(each.sizes) for each in orders), num_documents)
+        self.add_sums(without=shape, only=shape)
 
     def update(self, found: Attributed, through: ThroughModel) -> None:
         """Add a batch of blocks."""
         row, codes = 0, found.parts.codes
         for each in self.orders:
-            places = each.order.to(codes.indices.device).places(codes)
+            places = each.order.places(codes)
             for size in each.sizes:
                 chosen = places < size
                 left = found.interactions.without(codes, found.pooled, chosen)
@@ -75,7 +71,7 @@ class SetAblations(Metric):
         }
 
 
-class SingleAblations(Metric):
+class SingleAblations(Float64Sums):
     """What single pairs take off the KL by ablation, and by attribution, in the same blocks.
 
     A pair is taken out of all of the interactions (`left_out`), and given to the linear part alone (`given`).
@@ -87,7 +83,6 @@ class SingleAblations(Metric):
             out of a random few of these.
     """
 
-    full_state_update = False
     left_out: Tensor
     given: Tensor
     attributed: Tensor
@@ -95,21 +90,18 @@ class SingleAblations(Metric):
 
     def __init__(self, order: PairOrder, together: Int64[Tensor, " pair"]) -> None:
         super().__init__()
-        self.set_dtype(torch.float64)
         self.order, self.share = order, (_BLOCKS / together.clamp_min(1)).tolist()
-        for name in ("left_out", "given", "attributed", "blocks"):
-            self.add_state(name, torch.zeros(order.num_pairs, dtype=torch.float64), dist_reduce_fx="sum")
+        num = order.num_pairs
+        self.add_sums(left_out=num, given=num, attributed=num, blocks=num)
 
     def update(self, found: Attributed, through: ThroughModel) -> None:
         """Add a batch of blocks."""
-        pairs, num = found.pairs, self.order.num_pairs
-        places = self.order.to(pairs.i.device).places_of(pairs.keys(self.order.d_sae))
-        hit = places < num
-        places, token, taken_off = places[hit], pairs.token[hit], pairs.taken_off[hit]
+        places, pairs = found.pairs.among(self.order)
+        token, num = pairs.token, self.order.num_pairs
         block_of, num_blocks = found.token_block, len(found.numbers)
         cell = places * num_blocks + block_of[token]
         sums = torch.zeros(num * num_blocks, dtype=torch.float64, device=cell.device)
-        sums.index_add_(0, cell, taken_off.double())
+        sums.index_add_(0, cell, pairs.taken_off.double())
         numbers = found.numbers.tolist()
         drawn = [
             (pair, block)
@@ -154,10 +146,6 @@ class SingleAblations(Metric):
         lengths = [len(at) for at in inside]
         summed = [[part.double().sum() for part in each.split(lengths)] for each in kl]
         return summed[0], summed[1]
-
-    def compute(self) -> dict[str, Tensor]:
-        """The sums themselves."""
-        return {name: getattr(self, name).cpu() for name in ("left_out", "given", "attributed", "blocks")}
 
 
 def _kl(found: Attributed, pooled: Float[Tensor, "token pooled"], through: ThroughModel) -> Tensor:

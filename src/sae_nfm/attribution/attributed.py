@@ -12,7 +12,7 @@ from sae_nfm.attribution.paths import ByPooled, Straight
 from sae_nfm.lm.passage import Reached
 from sae_nfm.models.autoencoder import Parts
 from sae_nfm.models.codes import Codes
-from sae_nfm.models.pairs import pair_keys
+from sae_nfm.models.pairs import PairOrder, pair_keys
 from sae_nfm.training.through_model import SiteBatch
 
 
@@ -38,6 +38,12 @@ class Occurring(NamedTuple):
         product = codes.values[token, a] * codes.values[token, b]
         i, j = torch.minimum(first, second), torch.maximum(first, second)
         return cls(token, i, j, product, taken_off[token, a, b])
+
+    def among(self, order: PairOrder) -> tuple[Int64[Tensor, " some"], "Occurring"]:
+        """Entries of the pairs of an order, and their places in it."""
+        places = order.places_of(self.keys(order.d_sae))
+        hit = places < order.num_pairs
+        return places[hit], Occurring(*(part[hit] for part in self))
 
     def keys(self, d_sae: int) -> Int64[Tensor, " entry"]:
         """Numbers of the pairs."""

@@ -14,7 +14,9 @@ from sae_nfm.models.pairs import PairOrder
 
 SHARES = (0.001, 0.003, 0.01, 0.03, 0.1)
 """Of the pairs that occur: how many make a set."""
-_STRATA, _SINGLE, _OFTEN = 10, 200, 5
+OFTEN = 5
+"""Tokens at which a pair occurs, from which on its sum says something."""
+_STRATA, _SINGLE = 10, 200
 _NEIGHBOURS = 64
 
 
@@ -23,6 +25,10 @@ class Choice(NamedTuple):
 
     named: Int64[Tensor, "named 2"]
     """Pairs that most surely take off the KL, then those that most surely add to it (`PairTable.surely`)."""
+    places: Int64[Tensor, " named"]
+    """Of these in the table of the half that chose."""
+    num_named: int
+    """How many of them take off."""
     orders: list[Sizes]
     singles: Int64[Tensor, "single 2"]
     """Pairs of all sizes of Σ A_ij, to be taken out one by one."""
@@ -55,7 +61,9 @@ def choose(
     orders, match = _orders(table, size, pairs, best_first, d_sae, num_best, seed)
     singles = _singles(table, seed)
     counted = int((table.together >= 0).sum())
-    return Choice(pairs[ends], orders, pairs[singles], table.together[singles], match, counted)
+    return Choice(
+        pairs[ends], ends, num_best, orders, pairs[singles], table.together[singles], match, counted
+    )
 
 
 def _orders(
@@ -117,7 +125,7 @@ def _partners(
 
 def _singles(table: PairTable, seed: int) -> Int64[Tensor, " single"]:
     """As many pairs of every tenth of the sizes of Σ A_ij, among those that occur more than a few times."""
-    often = (table.together >= _OFTEN).nonzero()[:, 0]
+    often = (table.together >= OFTEN).nonzero()[:, 0]
     by_size = often[table.taken_off[often].abs().argsort(stable=True)]
     generator = torch.Generator().manual_seed(seed)
     strata = by_size.tensor_split(_STRATA)

@@ -84,12 +84,10 @@ class Contexts:
         self._see_passages(found, numbers, tokens)
 
     def _see_pairs(self, found: Attributed, numbers: list[int], tokens: np.ndarray) -> None:
-        pairs, num = found.pairs, self.order.num_pairs
-        places = self.order.to(pairs.i.device).places_of(pairs.keys(self.order.d_sae))
-        hit = places < num
+        (places, pairs), num = found.pairs.among(self.order), self.order.num_pairs
         rows = torch.zeros(2, num, len(found.documents), dtype=torch.float64, device=places.device)
-        rows[0, places[hit], pairs.token[hit]] = pairs.taken_off[hit].double()
-        rows[1, places[hit], pairs.token[hit]] = pairs.product[hit].double()
+        rows[0, places, pairs.token] = pairs.taken_off.double()
+        rows[1, places, pairs.token] = pairs.product.double()
         taken_off, product = (found.by_position(part).cpu() for part in rows)
         size = taken_off.abs().amax(-1)
         occurs = product.amax(-1) > 0

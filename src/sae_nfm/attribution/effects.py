@@ -39,7 +39,7 @@ def moved_tokens(
         return {"up": [], "down": []}
     task.to(task.lm.device)  # which Lightning took it from when the pass was over
     numbers = torch.tensor([context["block"] for context in contexts])
-    order = PairOrder(torch.tensor([list(pair)]), task.interactions.d_sae).to(task.device)
+    order = PairOrder(torch.tensor([list(pair)]), task.interactions.d_sae)
     batch, parts = task.spliced(numbers)
     codes, units = parts.codes, parts.explained.units
     assert parts.linear is not None

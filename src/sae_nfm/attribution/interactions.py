@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from sae_nfm.models.autoencoder import Autoencoder
 from sae_nfm.models.codes import Codes
 from sae_nfm.models.normalizer import Units
 from sae_nfm.models.pairs import sum_over_pairs
@@ -39,6 +40,11 @@ class Interactions:
         self.nfm, self.back = nfm, back
         self.d_sae, self.d_embed = nfm.d_sae, nfm.d_embed
         self.orders = range(2, nfm.order + 1)
+
+    @classmethod
+    def of(cls, autoencoder: Autoencoder) -> "Interactions":
+        """Those of a whole dictionary."""
+        return cls(autoencoder.nfm, autoencoder.normalizer.scale)
 
     def pooled(self, codes: Codes) -> Float[Tensor, "token pooled"]:
         """φ, order beside order."""

@@ -6,10 +6,10 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torchmetrics import Metric
 
 from sae_nfm.attribution.attributed import Attributed
 from sae_nfm.attribution.sketch import DEPTH, CountSketch
+from sae_nfm.measures.sums import Float64Sums
 from sae_nfm.models.codes import Codes, inner_products
 from sae_nfm.models.pairs import PairOrder
 
@@ -18,7 +18,7 @@ _WIDTH = 1 << 20
 """Cells of a sketch's row."""
 
 
-class PartSums(Metric):
+class PartSums(Float64Sums):
     """What every part takes off the KL, by document.
 
     Args:
@@ -26,17 +26,13 @@ class PartSums(Metric):
         num_documents: of the split.
     """
 
-    full_state_update = False
     by_document: Tensor
     tokens_by_document: Tensor
 
     def __init__(self, parts: Sequence[str], num_documents: int) -> None:
         super().__init__()
-        self.set_dtype(torch.float64)
         self.parts = tuple(parts)
-        sums = torch.zeros(len(self.parts), num_documents, dtype=torch.float64)
-        self.add_state("by_document", sums, dist_reduce_fx="sum")
-        self.add_state("tokens_by_document", sums[0].clone(), dist_reduce_fx="sum")
+        self.add_sums(by_document=(len(self.parts), num_documents), tokens_by_document=num_documents)
 
     def update(
         self, documents: Int64[Tensor, " token"], values: Mapping[str, Float[Tensor, " token"]]
@@ -52,23 +48,20 @@ class PartSums(Metric):
         return sums | {"tokens": self.tokens_by_document.cpu()}
 
 
-class LatentSums(Metric):
+class LatentSums(Float64Sums):
     """What every latent takes off the KL, in the SAE and in the linear part.
 
     Args:
         d_sae: number of latents.
     """
 
-    full_state_update = False
     sae: Tensor
     linear: Tensor
     fired: Tensor
 
     def __init__(self, d_sae: int) -> None:
         super().__init__()
-        self.set_dtype(torch.float64)
-        for name in ("sae", "linear", "fired"):
-            self.add_state(name, torch.zeros(d_sae, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_sums(sae=d_sae, linear=d_sae, fired=d_sae)
 
     def update(self, found: Attributed, W_dec: Tensor, W_lin: Tensor | None) -> None:
         """Add tokens."""
@@ -82,10 +75,6 @@ class LatentSums(Metric):
 
     def _add(self, sums: Tensor, codes: Codes, values: Tensor) -> None:
         sums.index_add_(0, codes.indices.flatten(), values.flatten().double())
-
-    def compute(self) -> dict[str, Tensor]:
-        """The sums themselves."""
-        return {name: getattr(self, name).cpu() for name in ("sae", "linear", "fired")}
 
 
 def by_latent(
@@ -117,7 +106,7 @@ class PairTable(NamedTuple):
         return torch.nan_to_num(sign * self.taken_off - 2 * self.squared.sqrt(), nan=-torch.inf)
 
 
-class PairSums(Metric):
+class PairSums(Float64Sums):
     """Σ A_ij of every pair among the busiest latents, and a sketch of all others.
 
     Args:
@@ -125,7 +114,6 @@ class PairSums(Metric):
         d_sae: number of latents.
     """
 
-    full_state_update = False
     busiest: Tensor
     rank: Tensor
     taken_off: Tensor
@@ -138,17 +126,14 @@ class PairSums(Metric):
 
     def __init__(self, busiest: Int64[Tensor, " latent"], d_sae: int) -> None:
         super().__init__()
-        self.set_dtype(torch.float64)
         self.d_sae, num = d_sae, len(busiest)
         self.register_buffer("busiest", busiest, persistent=False)
         rank = torch.full((d_sae,), num, device=busiest.device)
         self.register_buffer("rank", rank.scatter(0, busiest, torch.arange(num)), persistent=False)
-        for name in ("taken_off", "squared", "product"):
-            self.add_state(name, torch.zeros(num * num, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_sums(taken_off=num * num, squared=num * num, product=num * num)
         self.add_state("together", torch.zeros(num * num, dtype=torch.int64), dist_reduce_fx="sum")
         self.has_others = num < d_sae
-        width = _WIDTH if self.has_others else 1
-        self.add_state("others", torch.zeros(DEPTH, width, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_sums(others=(DEPTH, _WIDTH if self.has_others else 1))
         self.add_state("entries", torch.zeros(2, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("candidates", [], dist_reduce_fx="cat")
 
@@ -162,11 +147,8 @@ class PairSums(Metric):
             self.entries[0] += len(cells)
             return
         self._count(cells[exact], pairs.taken_off[exact], pairs.product[exact])
-        sketch, keys, values = (
-            CountSketch(self.others),
-            pairs.keys(self.d_sae)[~exact],
-            pairs.taken_off[~exact],
-        )
+        sketch = CountSketch(self.others)
+        keys, values = pairs.keys(self.d_sae)[~exact], pairs.taken_off[~exact]
         sketch.add(keys, values)
         kept = [*self.candidates, sketch.heaviest(keys, values)]
         self.candidates = [sketch.largest(torch.cat(kept))]
@@ -205,7 +187,7 @@ def _all(candidates: list[Tensor] | Tensor) -> Int64[Tensor, " key"]:
     return gathered.long()
 
 
-class ChosenPairs(Metric):
+class ChosenPairs(Float64Sums):
     """What chosen pairs take off the KL, by document.
 
     Args:
@@ -213,54 +195,38 @@ class ChosenPairs(Metric):
         num_documents: of the split.
     """
 
-    full_state_update = False
     by_document: Tensor
     together: Tensor
     product: Tensor
 
     def __init__(self, order: PairOrder, num_documents: int) -> None:
         super().__init__()
-        self.set_dtype(torch.float64)
-        self.order = order
-        sums = torch.zeros(order.num_pairs, num_documents, dtype=torch.float64)
-        self.add_state("by_document", sums, dist_reduce_fx="sum")
-        for name in ("together", "product"):
-            self.add_state(name, torch.zeros(order.num_pairs, dtype=torch.float64), dist_reduce_fx="sum")
+        self.order, num = order, order.num_pairs
+        self.add_sums(by_document=(num, num_documents), together=num, product=num)
 
     def update(self, found: Attributed) -> None:
         """Add tokens."""
-        pairs = found.pairs
-        places = self.order.to(pairs.i.device).places_of(pairs.keys(self.order.d_sae))
-        hit = places < self.order.num_pairs
-        places, documents = places[hit], found.documents[pairs.token[hit]]
-        num_documents = self.by_document.shape[1]
-        self.by_document.view(-1).index_add_(
-            0, places * num_documents + documents, pairs.taken_off[hit].double()
-        )
-        self.product.index_add_(0, places, pairs.product[hit].double())
+        places, pairs = found.pairs.among(self.order)
+        cells = places * self.by_document.shape[1] + found.documents[pairs.token]
+        self.by_document.view(-1).index_add_(0, cells, pairs.taken_off.double())
+        self.product.index_add_(0, places, pairs.product.double())
         self.together += torch.bincount(places, minlength=len(self.together))
 
-    def compute(self) -> dict[str, Tensor]:
-        """The sums themselves."""
-        return {name: getattr(self, name).cpu() for name in ("by_document", "together", "product")}
 
-
-class TripleSums(Metric):
+class TripleSums(Float64Sums):
     """Σ A_ijh of triples, of which there are too many to be counted one by one.
 
     Args:
         d_sae: number of latents.
     """
 
-    full_state_update = False
     table: Tensor
     candidates: list[Tensor] | Tensor
 
     def __init__(self, d_sae: int) -> None:
         super().__init__()
-        self.set_dtype(torch.float64)
         self.d_sae = d_sae
-        self.add_state("table", torch.zeros(DEPTH, _WIDTH, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_sums(table=(DEPTH, _WIDTH))
         self.add_state("candidates", [], dist_reduce_fx="cat")
 
     def update(self, found: Attributed) -> None:

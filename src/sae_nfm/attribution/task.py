@@ -82,8 +82,7 @@ class AttributionTask(LightningModule):
         self.batches, self.nodes, self.features, self.resumed = batches, nodes, features, resumed
         self.sums, self.contexts = sums, contexts
         self.metrics = nn.ModuleDict(sums.metrics())  # so that they are on the device
-        assert autoencoder.nfm is not None
-        self.interactions = Interactions(autoencoder.nfm, autoencoder.normalizer.scale)
+        self.interactions = Interactions.of(autoencoder)
         self.seconds, self.doing = 0.0, f"attribution, {resumed.name}"
 
     def test_dataloader(self) -> DataLoader:

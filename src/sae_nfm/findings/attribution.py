@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64
 from scipy import stats
 from torch import Tensor
 
-from sae_nfm.attribution.choosing import SHARES, Choice
+from sae_nfm.attribution.choosing import OFTEN, SHARES, Choice
 from sae_nfm.attribution.sums import PairTable
 from sae_nfm.findings.comparisons import as_json
 from sae_nfm.findings.statistics import Jackknife, clustered_t, holm
@@ -17,7 +17,6 @@ from sae_nfm.findings.statistics import Jackknife, clustered_t, holm
 SCHEMA = 1
 _LATENTS = 50
 _TRIPLES = 20
-_OFTEN = 5
 _NECESSITY = 0.01
 """Of the pairs: the set that is named in a sentence."""
 
@@ -103,7 +102,7 @@ def _gap(parts: Sequence[Float[np.ndarray, " document"]], change: Float[np.ndarr
 
 
 def named_pairs(
-    choice: Choice, harmful: bool, num_named: int, choosing: PairTable, chosen: Mapping[str, Tensor],
+    choice: Choice, harmful: bool, choosing: PairTable, chosen: Mapping[str, Tensor],
     lengths: Float[Tensor, " pair"], half: Half,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """The pairs that one half named, on the other: what each takes off the KL, and whether by chance.
@@ -113,23 +112,21 @@ def named_pairs(
     Args:
         choice: what was chosen.
         harmful: whether those that add to the KL are asked for, and not those that take off.
-        num_named: how many of `choice.named` take off.
         choosing: sums of the half that chose.
         chosen: `ChosenPairs.compute` of the other.
         lengths: ‖c_ij‖ at f_i f_j = 1.
         half: the other.
     """
-    sign, places = (-1, range(num_named, len(choice.named))) if harmful else (1, range(num_named))
-    before = {(int(i), int(j)): n for n, (i, j) in enumerate(zip(choosing.i, choosing.j, strict=True))}
+    every = range(len(choice.named))
+    sign, places = (-1, every[choice.num_named :]) if harmful else (1, every[: choice.num_named])
     found = []
     for place in places:
-        i, j = choice.named[place].tolist()
         sums = chosen["by_document"][place].numpy()[half.kept]
         test = clustered_t(sums, half.tokens)
-        at = before[i, j]
+        at = int(choice.places[place])
         one_sided = test["p"] / 2 if sign * test["t"] > 0 else 1 - test["p"] / 2
         found.append({
-            "latents": [i, j],
+            "latents": choice.named[place].tolist(),
             "chosen_on": {"taken_off": float(choosing.taken_off[at]), "together": int(choosing.together[at])},
             "taken_off": as_json(half.mean(sums)),
             "share_of_gain": as_json(half.share_of_gain(sums)),
@@ -214,7 +211,7 @@ def agreement(mine: PairTable, other: PairTable, d_sae: int, named: int, seed: i
     """How far two NFMs on one SAE name the same pairs, on the same documents."""
     keys = [table.i.numpy() * d_sae + table.j.numpy() for table in (mine, other)]
     _, a, b = np.intersect1d(keys[0], keys[1], return_indices=True)
-    often = (mine.together.numpy()[a] >= _OFTEN) & (other.together.numpy()[b] >= _OFTEN)
+    often = (mine.together.numpy()[a] >= OFTEN) & (other.together.numpy()[b] >= OFTEN)
     x, y = mine.taken_off.numpy()[a][often], other.taken_off.numpy()[b][often]
     tops = [
         set(k[np.argsort(-t.surely(1).numpy(), kind="stable")[:named]].tolist())

@@ -2,12 +2,12 @@
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
+from sae_nfm.measures.sums import Float64Sums
 from sae_nfm.models.autoencoder import Parts
 
 
-class DictionaryQuality(Metric):
+class DictionaryQuality(Float64Sums):
     """Explained variance, L0, dead latents and the explained residual, as float64 sums over tokens.
 
     Args:
@@ -15,7 +15,6 @@ class DictionaryQuality(Metric):
         d_sae: number of latents.
     """
 
-    full_state_update = False
     tokens: Tensor
     x_sum: Tensor
     x_squared: Tensor
@@ -29,11 +28,8 @@ class DictionaryQuality(Metric):
 
     def __init__(self, d_in: int, d_sae: int) -> None:
         super().__init__()
-        self.set_dtype(torch.float64)
-        for name in ("tokens", "x_squared", "sae_error", "full_error", "active", "linear_norm"):
-            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("interaction_norm", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("x_sum", torch.zeros(d_in, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_sums(tokens=(), x_sum=d_in, x_squared=(), sae_error=(), full_error=(), active=())
+        self.add_sums(linear_norm=(), interaction_norm=())
         self.add_state("fired", torch.zeros(d_sae, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("has_residual", torch.zeros((), dtype=torch.int64), dist_reduce_fx="max")
 

@@ -4,7 +4,7 @@ Nothing here grows with the number of tokens: sums by condition, by document, by
 groups of documents, and a histogram that is fine enough for a median good to 1%.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -41,8 +41,27 @@ class TokenValues(NamedTuple):
     documents: Int64[Tensor, "block pos"]
 
 
-class EvaluationSums(Metric):
-    """Float64 sums over scored tokens, reduced over processes by addition.
+class Float64Sums(Metric):
+    """Sums in float64, which are added up over processes, and given on the CPU."""
+
+    full_state_update = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.set_dtype(torch.float64)
+
+    def add_sums(self, **shapes: int | tuple[int, ...]) -> None:
+        """Add sums of some shapes, all 0."""
+        for name, shape in shapes.items():
+            self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def compute(self) -> Any:
+        """The sums themselves, by name."""
+        return {name: getattr(self, name).detach().cpu() for name in self._defaults}
+
+
+class EvaluationSums(Float64Sums):
+    """Sums over scored tokens, of which `summary.py` makes figures.
 
     Args:
         measures: names of the per-token values, `kl` and `ce` the first two.
@@ -51,7 +70,6 @@ class EvaluationSums(Metric):
         num_documents: documents of the split.
     """
 
-    full_state_update = False
     draws: Tensor
     kl_sum: Tensor
     kl_squared: Tensor
@@ -71,20 +89,17 @@ class EvaluationSums(Metric):
     ) -> None:
         super().__init__()
         assert measures[:2] == ("kl", "ce")
-        self.set_dtype(torch.float64)
-        shapes = {
-            "kl_sum": (num_conditions,),
-            "kl_squared": (num_conditions,),
-            "by_document": (len(measures), num_conditions, num_documents),
-            "tokens_by_document": (num_documents,),
-            "targets_by_document": (num_documents,),
-            "by_position": (num_conditions, GROUPS, context),
-            "tokens_by_position": (GROUPS, context),
-            "products": (num_conditions, num_conditions),
-            "worse": (num_conditions, num_conditions),
-        }
-        for name, shape in shapes.items():
-            self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_sums(
+            kl_sum=num_conditions,
+            kl_squared=num_conditions,
+            by_document=(len(measures), num_conditions, num_documents),
+            tokens_by_document=num_documents,
+            targets_by_document=num_documents,
+            by_position=(num_conditions, GROUPS, context),
+            tokens_by_position=(GROUPS, context),
+            products=(num_conditions, num_conditions),
+            worse=(num_conditions, num_conditions),
+        )
         counts = torch.zeros(num_conditions, HISTOGRAM_BINS, dtype=torch.int64)
         self.add_state("histogram", counts, dist_reduce_fx="sum")
         self.add_state("draws", torch.zeros(num_conditions, dtype=torch.int64), dist_reduce_fx="sum")
@@ -124,10 +139,6 @@ class EvaluationSums(Metric):
             self.kl_min[condition] = torch.minimum(self.kl_min[condition], kl.min())
             self.kl_max[condition] = torch.maximum(self.kl_max[condition], kl.max())
             self.histogram[condition] += torch.bincount(histogram_bin(kl), minlength=HISTOGRAM_BINS)
-
-    def compute(self) -> dict[str, Tensor]:
-        """The sums themselves, on the CPU; `summary.py` makes figures of them."""
-        return {name: getattr(self, name).detach().cpu() for name in self._defaults}
 
 
 def histogram_bin(kl: Float[Tensor, " value"]) -> Int64[Tensor, " value"]:

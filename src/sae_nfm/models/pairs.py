@@ -27,17 +27,13 @@ class PairOrder:
         self.d_sae, self.num_pairs = d_sae, len(pairs)
         self._keys, self._places = torch.sort(pair_keys(pairs[:, 0], pairs[:, 1], d_sae))
 
-    def to(self, device: torch.device | str) -> "PairOrder":
-        """Move to where the codes are."""
-        self._keys, self._places = self._keys.to(device), self._places.to(device)
-        return self
-
     def places(self, codes: Codes) -> Int64[Tensor, "... k k"]:
         """The place of every two of a token's latents, from 0; `num_pairs` where they have none."""
         return self.places_of(pair_keys(codes.indices.unsqueeze(-1), codes.indices.unsqueeze(-2), self.d_sae))
 
     def places_of(self, keys: Int64[Tensor, "..."]) -> Int64[Tensor, "..."]:
-        """The same of pairs by their numbers."""
+        """The same of pairs by their numbers, wherever these are."""
+        self._keys, self._places = self._keys.to(keys.device), self._places.to(keys.device)
         if not self.num_pairs:
             return torch.zeros_like(keys)
         at = torch.searchsorted(self._keys, keys).clamp_max(self.num_pairs - 1)

@@ -93,8 +93,7 @@ class Attribute:
     def run(self, workshop: Workshop) -> dict[str, Any]:
         """Write what is found below the study's folder, and return what `result.json` repeats of it."""
         autoencoder = workshop.autoencoder
-        assert autoencoder.nfm is not None
-        interactions = Interactions(autoencoder.nfm, autoencoder.normalizer.scale)
+        interactions = Interactions.of(autoencoder)
         busiest = self._busiest(workshop)
         first = self._pass("choosing", autoencoder, self._sums(interactions, busiest), None, workshop)
         table = first.sums.pairs.compute()
@@ -127,7 +126,7 @@ class Attribute:
             sets=SetAblations(choice.orders, documents),
             singles=SingleAblations(singles, choice.singles_together),
         )
-        contexts = Contexts(PairOrder(choice.named, d_sae), choice.named.unique().tolist())
+        contexts = Contexts(named, choice.named.unique().tolist())
         return self._pass("verifying", workshop.autoencoder, sums, contexts, workshop)
 
     def _further(self, mine: PairTable, busiest: Tensor, workshop: Workshop) -> list[dict[str, Any]]:
@@ -136,8 +135,7 @@ class Attribute:
         for further in range(1, self.how.further_seeds + 1):
             seed = workshop.activations.seed + further
             autoencoder = retrained(workshop, seed)
-            assert autoencoder.nfm is not None
-            interactions = Interactions(autoencoder.nfm, autoencoder.normalizer.scale)
+            interactions = Interactions.of(autoencoder)
             parts = PartSums(part_names(interactions, False), documents)
             sums = Sums(parts, PairSums(busiest, interactions.d_sae))
             other = self._pass(f"seed_{seed}", autoencoder, sums, None, workshop).sums.pairs.compute()

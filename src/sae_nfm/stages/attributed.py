@@ -64,7 +64,7 @@ def figures(passes: Passes, settings: Any, left_out: int, further: list[dict[str
         **findings.accounted(whole, [SETS[order] for order in first.interactions.orders]),
         "concentration": findings.concentration(table),
         "estimated": {"pairs": int((table.together < 0).sum()), "error": one.pairs.error()},
-        **_named(passes, settings.named, half),
+        **_named(passes, half),
         "curves": findings.curves(choice, two.sets.compute(), half),
         "single_pairs": findings.single_pairs(two.singles.compute()),
         "further_seeds": further,
@@ -81,14 +81,13 @@ def figures(passes: Passes, settings: Any, left_out: int, further: list[dict[str
     return found
 
 
-def _named(passes: Passes, num_named: int, half: findings.Half) -> dict[str, Any]:
+def _named(passes: Passes, half: findings.Half) -> dict[str, Any]:
     first, second, choice, table, _ = passes
     assert second.sums.chosen is not None
     chosen = second.sums.chosen.compute()
     lengths = first.interactions.lengths(choice.named)
-    number = min(num_named, len(table.i))
     return {
-        name: findings.named_pairs(choice, name == "harmful", number, table, chosen, lengths, half)
+        name: findings.named_pairs(choice, name == "harmful", table, chosen, lengths, half)
         for name in ("named", "harmful")
     }
 

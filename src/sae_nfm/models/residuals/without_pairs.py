@@ -81,7 +81,7 @@ class NFMWithoutPairs(NeuralFactorizationMachine):
     def pool(self, codes: Codes) -> Float[Tensor, "... pooled"]:
         """[e_2 without the pairs, e_3, …] side by side, unscaled."""
         pooled = super().pool(codes)
-        order = PairOrder(self.left_out, self.d_sae).to(self.left_out.device)
+        order = PairOrder(self.left_out, self.d_sae)
         leading, k = codes.values.shape[:-1], codes.values.shape[-1]
         flat = Codes(codes.values.reshape(-1, k), codes.indices.reshape(-1, k))
         removed = sum_over_pairs(flat, self.V, order.places(flat) < order.num_pairs)
