@@ -7,9 +7,9 @@ import pytest
 from tiny_studies import Suite, wait_until
 
 
-def in_stage(suite, stage):
-    """Whether a stage has written something that is not yet an artifact."""
-    return any((suite.folder / "artifacts" / stage).glob("*.partial/*"))
+def with_checkpoint(suite, stage):
+    """Whether a stage has come as far as its first checkpoint."""
+    return any((suite.folder / "artifacts" / stage).glob("*.partial/checkpoints/last.ckpt"))
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_a_signal_in_training_ends_it_with_its_status_and_a_word(
     suite = Suite(tmp_path, corpus_file)
     study = suite.start("train_tokens=4096000", "checkpoint_every=50", "hydra.run.dir=study")
     try:
-        wait_until(lambda: in_stage(suite, "sae"))
+        wait_until(lambda: with_checkpoint(suite, "sae"))
         study.send_signal(number)
         assert study.wait(60) == status
     finally:
@@ -37,5 +37,5 @@ def test_a_signal_in_training_ends_it_with_its_status_and_a_word(
     printed = (tmp_path / "printed.log").read_text()
     assert f"{number.name}: interrupted; the same command goes on from here" in printed
     assert "Traceback" not in printed
-    assert list((tmp_path / "artifacts" / "sae").glob("*.partial/checkpoints/last.ckpt"))
+    assert with_checkpoint(suite, "sae")
     assert not (tmp_path / "study" / "result.json").exists()
