@@ -50,6 +50,7 @@ from sae_nfm.stages.attribute import Attribute, Attribution
 from sae_nfm.stages.evaluate import FEW_DOCUMENTS, Evaluate
 from sae_nfm.stages.stage import Stage
 from sae_nfm.stages.train import Train
+from sae_nfm.store.company import ALONE, Company
 from sae_nfm.store.distributed import start_ranks
 from sae_nfm.store.ranks import Ranks
 from sae_nfm.store.store import Store, fingerprint
@@ -62,9 +63,9 @@ _REPORTED = ("draws", "bos", "replace", "corpus", "context")
 _MUCH = 1e9  # bytes
 
 
-def language_model(cfg: DictConfig) -> LanguageModel:
+def language_model(cfg: DictConfig, company: Company = ALONE) -> LanguageModel:
     """The frozen model, checked to have the site, the context length and the tokens that are asked for."""
-    lm: LanguageModel = made(cfg.lm)
+    lm: LanguageModel = company.kept(fingerprint({"lm": plain(cfg.lm)}), lambda: made(cfg.lm))
     lm.check(site(cfg), cfg.context)
     if cfg.evaluation.top_n > lm.d_vocab:
         allowed = f"0 to {lm.d_vocab}, the tokens of {lm.path}"
@@ -77,10 +78,11 @@ def site(cfg: DictConfig) -> Site:
     return Site(cfg.layer, cfg.hook)
 
 
-def activations(cfg: DictConfig, store: Store, device: Any) -> SiteActivations:
+def activations(cfg: DictConfig, store: Store, device: Any, company: Company = ALONE) -> SiteActivations:
     """The activations of the study's site."""
-    lm = language_model(cfg).to(device)
-    return SiteActivations(cfg, store, lm, site(cfg), corpus(cfg), activation_cache(cfg), pool(cfg))
+    lm = language_model(cfg, company).to(device)
+    how = (corpus(cfg), activation_cache(cfg), pool(cfg), company)
+    return SiteActivations(cfg, store, lm, site(cfg), *how)
 
 
 def corpus(cfg: DictConfig) -> Corpus:
@@ -113,10 +115,10 @@ def pool(cfg: DictConfig) -> Pool:
     return Pool(cfg.pool_tokens, cfg.batch_tokens)
 
 
-def workshop(cfg: DictConfig, tracker: Tracker, ranks: Ranks) -> Workshop:
+def workshop(cfg: DictConfig, tracker: Tracker, ranks: Ranks, company: Company = ALONE) -> Workshop:
     """Where the study's things are made."""
-    store = Store(cfg.artifacts, ranks, cfg.verify)
-    at, how = activations(cfg, store, ranks.device), run(cfg, tracker, ranks)
+    store = Store(cfg.artifacts, ranks, cfg.verify, company)
+    at, how = activations(cfg, store, ranks.device, company), run(cfg, tracker, ranks)
     trained = trained_sae(cfg, at, how) if is_trained_here(cfg) else None
     sae = trained or published_sae(cfg, at)
     sizes = (cfg.evaluation.covariance_tokens, cfg.evaluation.bank_tokens)

@@ -10,6 +10,7 @@ import pytest
 
 from full_disks import no_space, small_disk
 from sae_nfm.store import store as store_module
+from sae_nfm.store.company import ALONE
 from sae_nfm.store.store import (
     MANIFEST,
     CorruptedArtifact,
@@ -300,7 +301,7 @@ def test_a_store_that_is_read_only_serves_what_it_holds_and_names_what_it_lacks(
 
 def _enter_and_leave(folder):
     for _ in range(200):
-        with store_module._lock(folder):
+        with store_module._lock(folder, ALONE):
             os.close(os.open(folder.with_suffix(".inside"), os.O_CREAT | os.O_EXCL))
             folder.with_suffix(".inside").unlink()
 

@@ -6,18 +6,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
+from hydra.conf import HydraConf
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from lightning.pytorch.utilities.seed import isolate_rng
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 
 from sae_nfm.launch import study as one_study
-from sae_nfm.launch.errors import explained
+from sae_nfm.launch.composed import composed
 from sae_nfm.launch.quiet import quiet
-from sae_nfm.settings.schema import CONFIG_DIR, register
+from sae_nfm.settings.schema import register
 from sae_nfm.settings.values import NotAllowed
 
 
@@ -60,16 +58,9 @@ def study(overrides: Sequence[str] = (), folder: str | Path | None = None) -> di
             return one_study.run(cfg, folder, {"command": command, "choices": choices})
 
 
-def _composed(overrides: Sequence[str]) -> tuple[DictConfig, DictConfig]:
-    """The study's settings, and Hydra's."""
-    try:
-        with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
-            cfg = compose("study", list(overrides), return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise explained(error, CONFIG_DIR, overrides) from error
-    hydra = cfg.hydra
-    OmegaConf.set_struct(cfg, False)
-    del cfg["hydra"]
+def _composed(overrides: Sequence[str]) -> tuple[DictConfig, HydraConf]:
+    """The study's settings, and Hydra's; of one study, in one process."""
+    cfg, hydra = composed(overrides)
     if hydra.mode == RunMode.MULTIRUN:
         because = "a sweep is many studies, each of which is a process of its own"
         raise NotAllowed("hydra.mode", "MULTIRUN", "RUN; `python -m sae_nfm -m` runs sweeps", because)

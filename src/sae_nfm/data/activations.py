@@ -1,7 +1,7 @@
 """Token blocks → activations at a site, shuffled through a pool, as a Lightning data module."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,16 +15,41 @@ from sae_nfm.data.tokens import TokenBlocks
 from sae_nfm.lm.model import LanguageModel
 from sae_nfm.lm.site import Site
 from sae_nfm.settings.values import Count, NotAllowed, Several, checked
+from sae_nfm.store.company import ALONE, Company
 
 
 class ActivationSequence:
-    """Activations as one endless sequence, round after round through the same tokens."""
+    """Activations as one endless sequence, round after round through the same tokens.
+
+    Studies that share a process share what they read of the same sequence: it is not to be changed in place.
+    """
 
     tokens_per_round: int
     device: torch.device
+    company: Company
 
     def read(self, start: int, stop: int) -> Float[Tensor, "token d_model"]:
         """Activations of tokens `start` to `stop` of the sequence, on the device."""
+        return self._shared(start, (stop,), lambda: self._joined(start, stop))
+
+    def mixed(self, start: int, stop: int, seed: tuple[int, ...]) -> Float[Tensor, "token d_model"]:
+        """The same activations in an order that the seed gives."""
+
+        def mix() -> Tensor:
+            activations = self._joined(start, stop)
+            order = np.random.default_rng(seed).permutation(stop - start)
+            return activations[torch.from_numpy(order).to(activations.device)]
+
+        return self._shared(start, (stop, seed), mix)
+
+    def _shared(self, start: int, more: tuple[Hashable, ...], compute: Callable[[], Tensor]) -> Tensor:
+        return self.company.once((*self._identity(), start, *more), compute, place=start)
+
+    def _identity(self) -> tuple[Hashable, ...]:
+        """What distinguishes the sequence from others in the same process."""
+        raise NotImplementedError
+
+    def _joined(self, start: int, stop: int) -> Float[Tensor, "token d_model"]:
         pieces = []
         while start < stop:
             round_number, offset = divmod(start, self.tokens_per_round)
@@ -51,10 +76,20 @@ class ActivationStream(ActivationSequence):
         blocks: the split's token blocks.
         lm_batch: blocks that go through the prefix at once.
         seed: of the permutations.
+        company: the studies of this process.
     """
 
-    def __init__(self, lm: LanguageModel, site: Site, blocks: TokenBlocks, lm_batch: int, seed: int) -> None:
+    def __init__(
+        self,
+        lm: LanguageModel,
+        site: Site,
+        blocks: TokenBlocks,
+        lm_batch: int,
+        seed: int,
+        company: Company = ALONE,
+    ) -> None:
         self.lm, self.site, self.blocks, self.lm_batch, self.seed = lm, site, blocks, lm_batch, seed
+        self.company = company
         self.tokens_per_round, self.device = int(blocks.num_scored().sum()), lm.device
         self._round: tuple[int, np.ndarray, np.ndarray] | None = None
 
@@ -69,6 +104,9 @@ class ActivationStream(ActivationSequence):
             scored = activation[(tokens != self.blocks.bos_id).to(activation.device)][skip : skip + take]
             skip, take = 0, take - len(scored)
             yield scored
+
+    def _identity(self) -> tuple[Hashable, ...]:
+        return id(self.lm), self.site, self.blocks.source, self.lm_batch, self.seed
 
     def _order(self, round_number: int) -> tuple[np.ndarray, np.ndarray]:
         """The blocks of a round in their order, and how many scored tokens end with each."""
@@ -132,9 +170,7 @@ class PooledBatches(IterableDataset):
         """Draw pool `number` and shuffle it."""
         size = self.pool.tokens // self.world_size
         start = number * self.pool.tokens + self.rank * size
-        activations = self.stream.read(start, start + size)
-        order = np.random.default_rng((self.seed, number, self.rank)).permutation(size)
-        return activations[torch.from_numpy(order).to(activations.device)]
+        return self.stream.mixed(start, start + size, (self.seed, number, self.rank))
 
 
 class ActivationModule(ResumedModule):

@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from sae_nfm.data.activations import ActivationSequence, ActivationStream
 from sae_nfm.settings.values import Count, NotAllowed, checked
+from sae_nfm.store.company import ALONE, Company
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 _CHUNK = 8192  # tokens that go through the prefix between two writes
@@ -95,6 +96,7 @@ class CachedActivations(ActivationSequence):
         d_model: width of the activations.
         seed: of the permutations.
         device: where activations are handed out.
+        company: the studies of this process.
     """
 
     def __init__(
@@ -105,8 +107,10 @@ class CachedActivations(ActivationSequence):
         d_model: int,
         seed: int,
         device: torch.device,
+        company: Company = ALONE,
     ) -> None:
         self.tokens_per_round, self.seed, self.device = num_tokens, seed, device
+        self.folder, self.company = folder, company
         self._size = cache.shard_tokens(d_model)
         self._shards = [
             _mapped(_shard(folder, start), min(self._size, num_tokens - start), d_model, cache.dtype)
@@ -116,6 +120,9 @@ class CachedActivations(ActivationSequence):
 
     def _read_in_round(self, round_number: int, offset: int, take: int) -> Iterator[Tensor]:
         yield self._gather(self._order(round_number)[offset : offset + take]).to(self.device)
+
+    def _identity(self) -> tuple[Hashable, ...]:
+        return self.folder, self.seed
 
     def _gather(self, places: np.ndarray) -> Float[Tensor, "token d_model"]:
         """The tokens at these places, read in the order in which they lie on disk."""

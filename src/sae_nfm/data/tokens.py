@@ -37,6 +37,7 @@ class TokenBlocks:
     Attributes:
         context: tokens of a block, the BOS in front included.
         bos_id: id of the BOS token.
+        source: the folder, the split and the context, which no other blocks have.
         num_documents: documents of the split.
         num_tokens: tokens of the split, each document's BOS included.
     """
@@ -44,7 +45,7 @@ class TokenBlocks:
     def __init__(self, folder: Path, split: str, context: int, bos_id: int) -> None:
         self.context = context
         self.bos_id = bos_id
-        self._source = (folder, split)
+        self.source = (folder, split, context)
         self._stream = np.load(folder / f"{split}.tokens.npy", mmap_mode="r")
         self._starts = np.load(folder / f"{split}.documents.npy", mmap_mode="r")
         self._num_scored: Int64[np.ndarray, " block"] | None = None
@@ -56,7 +57,7 @@ class TokenBlocks:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy in another process maps the files again, rather than carrying the tokens with it.
-        return TokenBlocks, (*self._source, self.context, self.bos_id)
+        return TokenBlocks, (*self.source, self.bos_id)
 
     def tokens(self, blocks: Sequence[int] | Int[np.ndarray, " block"]) -> Int64[Tensor, "block context"]:
         """Token ids of `blocks`, BOS first."""

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from sae_nfm.baselines.matched import Target
 from sae_nfm.baselines.spliceable import Spliceable
+from sae_nfm.evaluation.clean import CleanRun
 from sae_nfm.evaluation.condition import Condition
 from sae_nfm.evaluation.reconstructions import Replacement
 from sae_nfm.lm.model import LanguageModel
 from sae_nfm.lm.site import Site
-from sae_nfm.measures.divergence import Clean, divergence
+from sae_nfm.measures.divergence import divergence
 
 
 class Spliced(NamedTuple):
@@ -69,35 +70,48 @@ class Splicing:
     def measure(
         self,
         batch: Spliceable,
-        activation: Float[Tensor, "block pos d_model"],
         replaced: Bool[Tensor, "block pos"],
-        clean: Clean,
-        clean_logits: Float[Tensor, "block pos d_vocab"],
-        resid: Float[Tensor, "block pos d_model"],
+        run: CleanRun,
     ) -> Measured:
         """Run every draw of every condition.
 
         Args:
             batch: what replacements are made of.
-            activation: what stands where nothing is replaced.
             replaced: positions that get the replacement.
-            clean: the clean run.
-            clean_logits: its logits, which the first condition has.
-            resid: of the prefix.
+            run: the clean run.
         """
-        num_blocks = len(resid)
-        stack = max(1, self.rows // num_blocks)
         draws: list[list[Tensor]] = [[] for _ in self.conditions]
-        spliced = self._spliced(batch, activation, replaced)
-        number, _, distances = next(spliced)
-        draws[number].append(torch.cat([divergence(clean, clean_logits), distances]))
-        for group in _grouped(spliced, stack):
-            stacked = torch.cat([each.activation for each in group])
-            logits = self.lm.suffix(stacked, resid.repeat(len(group), 1, 1), self.site)
-            for each, part in zip(group, logits.split(num_blocks), strict=True):
-                draws[each.number].append(torch.cat([divergence(clean, part), each.distances]))
+        spliced = self._spliced(batch, run.activation, replaced)
+        number, _, distances = next(spliced)  # the first condition is the clean run itself
+        draws[number].append(torch.cat([divergence(run.clean, run.logits), distances]))
+        stack = max(1, self.rows // len(replaced))
+        for each, found in self._found(spliced, run, stack):
+            draws[each.number].append(torch.cat([found, each.distances]))
         values = [torch.stack(each) for each in draws]
         return Measured(torch.stack([v.mean(0) for v in values], dim=1), [v[:, 0] for v in values])
+
+    def _found(
+        self, spliced: Iterator[Spliced], run: CleanRun, stack: int
+    ) -> Iterator[tuple[Spliced, Float[Tensor, "measure block pos"]]]:
+        """What each activation does, of which those that are not known go through the suffix together."""
+
+        def unknown() -> Iterator[Spliced]:
+            for each in spliced:
+                if run.known is not None and (values := run.known.get(each.activation)) is not None:
+                    known.append((each, values))
+                else:
+                    yield each
+
+        known: list[tuple[Spliced, Tensor]] = []
+        for group in _grouped(unknown(), stack):
+            stacked = torch.cat([each.activation for each in group])
+            logits = self.lm.suffix(stacked, run.prefix.resid.repeat(len(group), 1, 1), self.site)
+            for each, part in zip(group, logits.split(len(run.logits)), strict=True):
+                values = divergence(run.clean, part)
+                if run.known is not None:
+                    run.known.keep(each.activation, values)
+                yield each, values
+        yield from known
 
     def _spliced(self, batch: Spliceable, activation: Tensor, replaced: Tensor) -> Iterator[Spliced]:
         made = {name: make(batch) for name, make in self.replacements.items()}

@@ -14,18 +14,21 @@ from torch.utils.data import DataLoader
 from sae_nfm.baselines.spliceable import Spliceable
 from sae_nfm.baselines.surroundings import Surroundings
 from sae_nfm.evaluation.blocks import ScoredBlocks
+from sae_nfm.evaluation.clean import CleanRun, Known, clean_run
 from sae_nfm.evaluation.condition import Condition
 from sae_nfm.evaluation.export import TokenExport
 from sae_nfm.evaluation.reconstructions import Replacement
 from sae_nfm.evaluation.splicing import Splicing
 from sae_nfm.lm.model import LanguageModel
 from sae_nfm.lm.site import Site
-from sae_nfm.measures.divergence import Clean
 from sae_nfm.measures.finite import NonFinite
 from sae_nfm.measures.quality import DictionaryQuality
 from sae_nfm.measures.sums import EvaluationSums, TokenValues, measures
 from sae_nfm.models.autoencoder import Autoencoder, Parts
 from sae_nfm.models.codes import Codes
+from sae_nfm.store.company import ALONE, Company
+
+_LAST = 1 << 60  # studies that are trained go before studies that are evaluated
 
 
 class Settings(NamedTuple):
@@ -54,6 +57,7 @@ class EvaluationTask(LightningModule):
         replacements: by the names of reconstructions.
         surroundings: of the site, where a condition asks for them.
         settings: how.
+        company: the studies of this process.
     """
 
     def __init__(
@@ -66,8 +70,10 @@ class EvaluationTask(LightningModule):
         replacements: Mapping[str, Replacement],
         surroundings: Surroundings | None,
         settings: Settings,
+        company: Company = ALONE,
     ) -> None:
         super().__init__()
+        self.company = company
         self.lm, self.site, self.autoencoder, self.scored = lm, site, autoencoder, scored
         self.conditions, self.surroundings, self.settings = conditions, surroundings, settings
         self.replacements = nn.ModuleList(replacements.values())  # so that they are on the device
@@ -113,17 +119,10 @@ class EvaluationTask(LightningModule):
         """Evaluate a batch of blocks under all conditions."""
         tokens = self.scored.blocks.tokens(numbers.cpu().numpy()).to(self.device)
         scored = self.scored.scored(numbers, tokens)
-        prefix = self.lm.prefix(tokens, self.site)
-        batch = self._spliceable(prefix.activation, numbers)
-        activation = prefix.activation if self.autoencoder.plant is None else batch.x
-        clean_logits = self.lm.suffix(activation, prefix.resid, self.site)
-        clean = Clean.of(clean_logits, tokens, self.settings.top_n)
-        replaced = self.scored.replaced(scored)
-        by_measure, kl_draws = self.splicing.measure(
-            batch, activation, replaced, clean, clean_logits, prefix.resid
-        )
+        batch, run = self._without_replacement(tokens, numbers, batch_idx)
+        by_measure, kl_draws = self.splicing.measure(batch, self.scored.replaced(scored), run)
         self._check_finite(kl_draws, scored)
-        has_target = scored & (clean.targets >= 0)
+        has_target = scored & (run.clean.targets >= 0)
         has_target[:, :-1] &= scored[:, 1:]
         documents = self.scored.blocks.documents(numbers.cpu().numpy()).to(self.device)
         self.sums.update(TokenValues(by_measure, kl_draws, scored, has_target, documents))
@@ -143,6 +142,24 @@ class EvaluationTask(LightningModule):
                     f"measurements of a batch, in lm.dtype={self.lm.dtype};\nallowed: finite logits, "
                     "as a wider lm.dtype or a smaller learning rate of what is spliced in may give"
                 )
+
+    def _without_replacement(
+        self, tokens: Int64[Tensor, "block pos"], numbers: Int64[Tensor, " block"], batch_idx: int
+    ) -> tuple[Spliceable, CleanRun]:
+        """The blocks at the site, and run on from there; studies that share a process share it."""
+        lm, site, top_n = self.lm, self.site, self.settings.top_n
+        if self.autoencoder.plant is not None:
+            prefix = lm.prefix(tokens, site)
+            batch = self._spliceable(prefix.activation, numbers)
+            return batch, clean_run(lm, site, tokens, prefix, batch.x, top_n, None)
+
+        def run_clean() -> CleanRun:
+            prefix, known = lm.prefix(tokens, site), None if self.company is ALONE else Known()
+            return clean_run(lm, site, tokens, prefix, prefix.activation, top_n, known)
+
+        what = (id(lm), site, self.scored.blocks.source, top_n, tuple(numbers.tolist()))
+        run = self.company.once(what, run_clean, place=_LAST + batch_idx)
+        return self._spliceable(run.prefix.activation, numbers), run
 
     def _spliceable(self, activation: Tensor, numbers: Tensor) -> Spliceable:
         parts = self.autoencoder(activation.to(self.autoencoder.normalizer.scale.dtype))

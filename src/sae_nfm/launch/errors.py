@@ -74,11 +74,12 @@ def errors_of_a_study() -> Iterator[None]:
 
 def _bug(error: Exception) -> str:
     """An error of the program in a line or two, once its traceback is kept."""
-    files = [each for each in logging.getLogger().handlers if isinstance(each, logging.FileHandler)]
-    if not files:
-        raise error
     trace = (type(error), error, error.__traceback__)
     record = log.makeRecord(log.name, logging.ERROR, __file__, 0, "the study failed", (), trace)
+    handlers = [each for each in logging.getLogger().handlers if isinstance(each, logging.FileHandler)]
+    files = [each for each in handlers if each.filter(record)]  # without those of others in this process
+    if not files:
+        raise error
     for file in files:
         file.handle(record)
     where = ", ".join(file.baseFilename for file in files)

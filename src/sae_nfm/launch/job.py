@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -43,20 +44,25 @@ def run_job(cfg: DictConfig) -> float | None:
     raise_when_terminated()
     hydra = HydraConfig.get()
     job = Job(Path(hydra.runtime.output_dir), rank=int(os.environ.get("SLURM_PROCID", 0)))
-    result = job.result()
-    if result is None:
+    outcome = finished(job, cfg)
+    if outcome is None:
         job.record(Outcome(UNFINISHED))
         os.environ.setdefault("WANDB_RUN_GROUP", Path(hydra.sweep.dir).name)  # W&B shows a sweep as a group
         log.info("%s: started; it prints to %s", job.folder.name, job.output)
         outcome = _run(_command(hydra, job), job)
-        result = job.result()
-    elif same_study(result["settings"], plain(cfg)):
-        outcome = _with_report(job, result)
-    else:
-        outcome = Outcome(FAILED, "its folder holds the result of another study: delete it or name another")
     job.record(outcome)
     log.info("%s: %s %s", job.folder.name, outcome.state, outcome.reason and f"({outcome.reason})")
-    return None if outcome.state == FAILED else _number(result, cfg.optimize)
+    return None if outcome.state == FAILED else number(job.result(), cfg.optimize)
+
+
+def finished(job: Job, cfg: DictConfig) -> Outcome | None:
+    """The outcome of a job whose folder holds a result; None where it has to be run."""
+    result = job.result()
+    if result is None:
+        return None
+    if same_study(result["settings"], plain(cfg)):
+        return _with_report(job, result)
+    return Outcome(FAILED, "its folder holds the result of another study: delete it or name another")
 
 
 def _with_report(job: Job, result: dict[str, Any]) -> Outcome:
@@ -73,24 +79,25 @@ def _with_report(job: Job, result: dict[str, Any]) -> Outcome:
 
 def _command(hydra: HydraConf, job: Job) -> list[str]:
     """The command of the job's study, to be run alone."""
-    directories = [
-        f"--config-dir={source.path}"
-        for source in hydra.runtime.config_sources
-        if source.provider == "command-line"
-    ]
+    directories = [f"--config-dir={folder}" for folder in config_dirs(hydra)]
+    name = f"--config-name={hydra.job.config_name}"
+    return [*(sys.executable, "-m", "sae_nfm", name), *directories, *own_overrides(hydra, job)]
+
+
+def config_dirs(hydra: HydraConf) -> list[str]:
+    """Folders of the user's own configuration."""
+    sources = hydra.runtime.config_sources
+    return [source.path for source in sources if source.provider == "command-line"]
+
+
+def own_overrides(hydra: HydraConf, job: Job) -> list[str]:
+    """What makes a study of its own of the job."""
     folder = str(job.folder).replace("'", "\\'")
     own = ["hydra.mode=RUN", f"hydra.run.dir='{folder}'", "hydra.output_subdir=null"]
     if job.rank:
         own.append(f"hydra.job.name=rank_{job.rank}")
     passed_on = [override for override in hydra.overrides.hydra if override.startswith(_PASSED_ON)]
-    name = f"--config-name={hydra.job.config_name}"
-    return [
-        *(sys.executable, "-m", "sae_nfm", name),
-        *directories,
-        *given(hydra.overrides.task),
-        *passed_on,
-        *own,
-    ]
+    return [*given(hydra.overrides.task), *passed_on, *own]
 
 
 def _run(command: list[str], job: Job) -> Outcome:
@@ -98,17 +105,25 @@ def _run(command: list[str], job: Job) -> Outcome:
     started = time.perf_counter()
     with job.output.open("ab") as output:
         begin = output.tell()
-        code = _wait(command, job, output)
+        code = waited_for(command, job, output)
     seconds = time.perf_counter() - started
     if code == 0 and (job.rank or job.result()):
         return Outcome(DONE, seconds=seconds)
-    job.fail(_reason(code, job.output, begin))
+    job.fail(reason_of(code, job.output, begin))
     return Outcome(FAILED, job.failure() or "", seconds)
 
 
-def _wait(command: list[str], job: Job, output: IO[bytes]) -> int:
-    """The command's exit status, once no process of it is left."""
+def waited_for(command: list[str], job: Job, output: IO[bytes], more: Mapping[str, str] | None = None) -> int:
+    """The command's exit status, once no process of it is left.
+
+    Args:
+        command: of the process.
+        job: that it is for.
+        output: where it prints.
+        more: of its environment.
+    """
     environment = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
+    environment.update(more or {})
     environment[ENDS_WITH] = str(os.getpid())
     child = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment,
@@ -134,7 +149,7 @@ def _end(child: subprocess.Popen) -> None:
         child.wait()
 
 
-def _reason(code: int, output: Path, begin: int) -> str:
+def reason_of(code: int, output: Path, begin: int) -> str:
     """The last line of the output that names an error, else what the exit status says."""
     with output.open("rb") as file:
         file.seek(max(begin, output.stat().st_size - _TAIL))
@@ -145,7 +160,7 @@ def _reason(code: int, output: Path, begin: int) -> str:
     return f"killed by {signal.Signals(-code).name}" if code < 0 else f"no result, exit status {code}"
 
 
-def _number(result: dict[str, Any] | None, path: str) -> float | None:
+def number(result: dict[str, Any] | None, path: str) -> float | None:
     """The number at a dotted path of the result."""
     value: Any = result
     for part in path.split("."):

@@ -59,6 +59,10 @@ class Job:
         if self.rank == 0:
             write_atomically(self.folder / RECORD, json.dumps(asdict(outcome), indent=1))
 
+    def outcome(self) -> Outcome:
+        """What was recorded."""
+        return Outcome(**json.loads((self.folder / RECORD).read_text()))
+
     def fail(self, reason: str) -> None:
         """Say why this rank failed, unless another rank failed before it."""
         self._failure = self.failure() or reason

@@ -14,6 +14,7 @@ from sae_nfm.findings import record, result
 from sae_nfm.report.html import write_report
 from sae_nfm.report.tables import print_ratios
 from sae_nfm.settings.schema import plain
+from sae_nfm.store.company import ALONE, Company
 from sae_nfm.store.files import write_atomically
 from sae_nfm.store.store import fingerprint
 from sae_nfm.tracking.trackers import Tracker
@@ -21,13 +22,14 @@ from sae_nfm.tracking.trackers import Tracker
 log = logging.getLogger(__name__)
 
 
-def run(cfg: DictConfig, folder: Path, origin: dict[str, Any]) -> dict[str, Any]:
+def run(cfg: DictConfig, folder: Path, origin: dict[str, Any], company: Company = ALONE) -> dict[str, Any]:
     """Make or reuse what a study needs, evaluate it, and write the result and the report.
 
     Args:
         cfg: the composed configuration.
         folder: where results are written.
         origin: `command` and `choices`, what the configuration was composed from.
+        company: the studies of this process.
 
     Returns:
         What `result.json` holds.
@@ -41,7 +43,7 @@ def run(cfg: DictConfig, folder: Path, origin: dict[str, Any]) -> dict[str, Any]
     ranks.check_equal(settings)
     seed_everything(cfg.seed, verbose=False)
     tracker = config.tracker(cfg, folder, origin["choices"])
-    workshop = config.workshop(cfg, tracker, ranks)
+    workshop = config.workshop(cfg, tracker, ranks, company)
     stages = config.stages(cfg, workshop, folder)
     ranks.from_first(workshop.activations.check_finite)
     found = record.header(cfg, origin, workshop.activations.lm)

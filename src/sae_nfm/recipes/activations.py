@@ -15,6 +15,7 @@ from sae_nfm.data.training_blocks import BlockModule
 from sae_nfm.lm.model import LanguageModel
 from sae_nfm.lm.site import Site
 from sae_nfm.settings.schema import plain
+from sae_nfm.store.company import ALONE, Company
 from sae_nfm.store.store import Store, fingerprint
 
 SAMPLE_TOKENS = 32768
@@ -32,6 +33,7 @@ class SiteActivations:
         corpus: the documents.
         cache: how training activations are kept on disk; None where they are not.
         pool: how they are mixed.
+        company: the studies of this process.
     """
 
     def __init__(
@@ -43,9 +45,10 @@ class SiteActivations:
         corpus: Corpus,
         cache: ActivationCache | None,
         pool: Pool,
+        company: Company = ALONE,
     ) -> None:
         self.cfg, self.store, self.lm, self.site = cfg, store, lm, site
-        self.corpus, self.cache, self.pool = corpus, cache, pool
+        self.corpus, self.cache, self.pool, self.company = corpus, cache, pool, company
 
     @cached_property
     def _tokens(self) -> tuple[TokenSplits, dict[str, Any]]:
@@ -72,7 +75,8 @@ class SiteActivations:
     def reseeded(self, seed: int) -> "SiteActivations":
         """The same activations in the order of another seed."""
         cfg = OmegaConf.create({**self.cfg, "seed": seed})
-        return SiteActivations(cfg, self.store, self.lm, self.site, self.corpus, self.cache, self.pool)
+        how = (self.corpus, self.cache, self.pool, self.company)
+        return SiteActivations(cfg, self.store, self.lm, self.site, *how)
 
     def check_finite(self) -> None:
         """Look at one block before hours are spent; raise a `NotAllowed` where NaN or infinity is in it."""
@@ -137,10 +141,11 @@ class SiteActivations:
             cache.write(any_seed, num_tokens, folder)
 
         folder = self.store.fetch("activations", spec, make, about=self.about)
-        return CachedActivations(cache, folder, num_tokens, self.lm.d_model, self.seed, self.lm.device)
+        where = (self.lm.device, self.company)
+        return CachedActivations(cache, folder, num_tokens, self.lm.d_model, self.seed, *where)
 
     def _stream(self, split: TokenBlocks, seed: int) -> ActivationStream:
-        return ActivationStream(self.lm, self.site, split, self.cfg.lm_batch, seed)
+        return ActivationStream(self.lm, self.site, split, self.cfg.lm_batch, seed, self.company)
 
 
 def sample(activations: ActivationSequence) -> torch.Tensor:

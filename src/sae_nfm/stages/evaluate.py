@@ -62,6 +62,7 @@ class Evaluate:
             replacements,
             self._surroundings(workshop),
             self.settings,
+            workshop.activations.company,
         )
 
     def _trainer(self, trainer: Callable[..., Trainer]) -> Trainer:

@@ -19,6 +19,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 from filelock import FileLock, Timeout
 
 from sae_nfm.settings.values import NotAllowed
+from sae_nfm.store.company import ALONE, Company
 from sae_nfm.store.files import write_atomically as write_atomically
 from sae_nfm.store.hashes import file_hash
 from sae_nfm.store.ranks import Ranks
@@ -87,10 +88,18 @@ class Store:
         root: the folder.
         ranks: the processes of the study.
         verify: whether files of many gigabytes are read and compared too, and not by their size alone.
+        company: the studies of this process, which go on while this one waits for what another makes.
     """
 
-    def __init__(self, root: Path | str, ranks: Ranks | None = None, verify: bool = False) -> None:
+    def __init__(
+        self,
+        root: Path | str,
+        ranks: Ranks | None = None,
+        verify: bool = False,
+        company: Company = ALONE,
+    ) -> None:
         self.root, self.ranks, self.verify = Path(root), ranks or Ranks(), verify
+        self.company = company
 
     def obtain(self, recipe: "Recipe[T]") -> "Obtained[T]":
         """What a recipe makes, made if it is not there; the same as `fetch`, and loaded."""
@@ -128,7 +137,7 @@ class Store:
             return folder
         partial = folder.with_suffix(".partial")
         with ExitStack() as held, _room_for(folder):
-            self.ranks.from_first(lambda: held.enter_context(_lock(folder)))
+            self.ranks.from_first(lambda: held.enter_context(_lock(folder, self.company)))
             if self.ranks.from_first(lambda: _is_whole(folder, self.verify)):  # made by another meanwhile
                 return folder
             if together:
@@ -139,7 +148,7 @@ class Store:
 
 
 @contextmanager
-def _lock(folder: Path) -> Iterator[None]:
+def _lock(folder: Path, company: Company) -> Iterator[None]:
     """Hold the right to make an artifact.
 
     The lock's file is deleted while it is held. A process that opened it before and gets the lock after sees
@@ -149,10 +158,9 @@ def _lock(folder: Path) -> Iterator[None]:
     lock = FileLock(path)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.info("waiting for the process that makes %s", folder)
-        lock.acquire()
+        if not _is_got(lock):
+            log.info("waiting for the study that makes %s", folder)
+            company.wait_for(lambda: _is_got(lock))
     except OSError as error:
         raise _cannot_be_made(folder, error) from error
     try:
@@ -161,6 +169,12 @@ def _lock(folder: Path) -> Iterator[None]:
         with suppress(OSError):  # where open files cannot be deleted, it stays
             path.unlink()
         lock.release()
+
+
+def _is_got(lock: FileLock) -> bool:
+    with suppress(Timeout):
+        lock.acquire(timeout=0)
+    return lock.is_locked
 
 
 @contextmanager

@@ -1,0 +1,104 @@
+"""Jobs that share a process give what they give alone, and fail alone."""
+
+import json
+import os
+import signal
+
+import pytest
+
+from sae_nfm.launch.jobs import DONE, FAILED, Job
+from tiny_studies import Suite, wait_until
+
+TOGETHER = ("hydra/launcher=together", "hydra.sweep.dir=sweep")
+
+
+def files(suite, name="weights.safetensors"):
+    """What artifacts hold, by kind and fingerprint."""
+    root = suite.folder / "artifacts"
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob(name)}
+
+
+def kls(result):
+    return {name: found["kl"]["mean"] for name, found in result["conditions"].items()}
+
+
+def results(suite, sweep):
+    return {
+        path.parent.name: json.loads(path.read_text())
+        for path in sorted((suite.folder / sweep).glob("*/result.json"))
+    }
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory, corpus_file):
+    suite = Suite(tmp_path_factory.mktemp("together"), corpus_file)
+    lr = "sae_optimizer.lr=1e-3,1e30"
+    status, printed = suite.run("sae.d_sae=32,64", lr, "nfm.dropout=0.2", *TOGETHER, sweep=True)
+    return suite, status, printed
+
+
+def test_artifacts_and_figures_are_those_of_single_jobs(swept, tmp_path, corpus_file):
+    suite, _, _ = swept
+    alone = Suite(tmp_path, corpus_file)
+    found = {}
+    for size in (32, 64):
+        status, printed = alone.run(
+            f"sae.d_sae={size}", "sae_optimizer.lr=1e-3", "nfm.dropout=0.2", f"hydra.run.dir=alone_{size}"
+        )
+        assert status == 0, printed
+        found[size] = alone.result(f"alone_{size}")
+    made, expected = files(suite), files(alone)
+    assert len(expected) == 6  # of each an SAE, its linear part and its NFM
+    assert {name: made[name] for name in expected} == expected
+    for result in results(suite, "sweep").values():
+        single = found[result["sae"]["d_sae"]]
+        assert kls(result) == pytest.approx(kls(single), rel=1e-6, abs=1e-9)
+        assert result["settings"] == single["settings"]
+        assert result["fingerprint"] == single["fingerprint"]
+
+
+def test_one_that_diverges_ends_no_other_and_says_why(swept):
+    suite, status, printed = swept
+    outcomes = {folder.name: Job(folder).outcome() for folder in (suite.folder / "sweep").glob("*/")}
+    assert status == 1
+    assert {name: outcome.state for name, outcome in outcomes.items()} == {
+        "sae.d_sae-32,sae_optimizer.lr-0.001": DONE,
+        "sae.d_sae-64,sae_optimizer.lr-0.001": DONE,
+        "sae.d_sae-32,sae_optimizer.lr-1e+30": FAILED,
+        "sae.d_sae-64,sae_optimizer.lr-1e+30": FAILED,
+    }
+    for name, outcome in outcomes.items():
+        said = (suite.folder / "sweep" / name / "output.log").read_text()
+        assert ("report: " in said) == outcome.succeeded
+        assert (f"error: {outcome.reason}" in said) == (not outcome.succeeded)
+        assert ("INFO sae: " in said) == outcome.succeeded
+    assert "4 jobs in one process" in printed
+
+
+def test_a_process_that_is_killed_goes_on_where_it_was(tmp_path, corpus_file):
+    suite = Suite(tmp_path, corpus_file)
+    overrides = ("sae.d_sae=32,64", "checkpoint_every=50", "train_tokens=307200", *TOGETHER)
+    sweep = suite.start(*overrides, sweep=True)
+    sae = suite.folder / "artifacts" / "sae"
+    try:
+        wait_until(lambda: len(list(sae.glob("*.partial/checkpoints/last.ckpt"))) == 2)
+        (group,) = [pid for pid, args in suite.processes().items() if "sae_nfm.launch.group" in args]
+        os.kill(group, signal.SIGKILL)
+        assert sweep.wait(60) == 1
+    finally:
+        sweep.kill()
+    reasons = {Job(folder).outcome().reason for folder in (suite.folder / "sweep").glob("*/")}
+    assert reasons == {"killed by SIGKILL"}
+    assert not list((suite.folder / "sweep").glob("*/result.json"))
+    status, printed = suite.run(*overrides, sweep=True)
+    assert status == 0, printed
+    for folder in (suite.folder / "sweep").glob("*/"):
+        assert "going on from" in (folder / "output.log").read_text()
+
+
+def test_several_devices_are_refused_by_name(tmp_path, corpus_file):
+    suite = Suite(tmp_path, corpus_file)
+    status, _ = suite.run("seed=0,1", "trainer=ddp_cpu", *TOGETHER, sweep=True)
+    assert status == 1
+    outcome = Job(next((suite.folder / "sweep").glob("*/"))).outcome()
+    assert outcome.reason.startswith("trainer.devices=2")

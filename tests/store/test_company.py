@@ -1,0 +1,164 @@
+"""Studies that share a process: who has the turn, what is computed once, and whose random numbers are whose."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from sae_nfm.store.company import ALONE, Together
+
+
+def together(*studies):
+    """Run functions of a company as its members; what each returned or raised."""
+    company, found = Together(len(studies)), [None] * len(studies)
+
+    def run(number, study):
+        try:
+            with company.member():
+                found[number] = study(company)
+        except Exception as error:
+            found[number] = error
+
+    threads = [threading.Thread(target=run, args=pair, daemon=True) for pair in enumerate(studies)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert not any(thread.is_alive() for thread in threads)
+    return found
+
+
+class Reader:
+    """Reads parts of a sequence in order; the list of what was computed is everybody's."""
+
+    def __init__(self, name, parts, computed):
+        self.name, self.parts, self.computed = name, parts, computed
+
+    def __call__(self, company):
+        return [
+            company.once((self.name, part), lambda part=part: self._make(part), part) for part in self.parts
+        ]
+
+    def _make(self, part):
+        self.computed.append((self.name, part))
+        return f"{self.name}{part}"
+
+
+def test_what_all_read_is_computed_once_and_in_order():
+    computed = []
+    found = together(*[Reader("a", range(5), computed)] * 4)
+    assert found == [["a0", "a1", "a2", "a3", "a4"]] * 4
+    assert computed == [("a", part) for part in range(5)]
+
+
+def test_who_is_behind_catches_up_before_anybody_goes_on():
+    computed = []
+    together(Reader("a", range(3, 6), computed), Reader("a", range(6), computed))
+    assert computed == [("a", part) for part in range(6)]
+
+
+def test_readers_of_other_things_share_nothing():
+    computed = []
+    found = together(Reader("a", range(3), computed), Reader("b", range(3), computed))
+    assert found == [["a0", "a1", "a2"], ["b0", "b1", "b2"]]
+    assert sorted(computed) == [(name, part) for name in "ab" for part in range(3)]
+
+
+def test_one_at_a_time():
+    inside, most = [], []
+
+    def study(company):
+        for part in range(20):
+            company.once(("own", threading.get_ident(), part), lambda: None, part)
+            inside.append(1)
+            most.append(len(inside))
+            inside.pop()
+
+    together(*[study] * 3)
+    assert set(most) == {1}
+    assert len(most) == 60
+
+
+def test_random_numbers_are_those_of_a_study_alone():
+    def study(seed):
+        def draw(company):
+            torch.manual_seed(seed)
+            np.random.seed(seed)
+            drawn = []
+            for part in range(4):
+                company.once(("shared", part), lambda: None, part)
+                drawn.append((float(torch.rand(1)), np.random.rand()))
+            return drawn
+
+        return draw
+
+    found = together(study(0), study(1), study(0))
+    alone = [together(study(seed))[0] for seed in (0, 1, 0)]
+    assert found == alone
+    assert found[0] == found[2] != found[1]
+
+
+def test_a_study_that_fails_ends_no_other():
+    computed = []
+
+    def failing(company):
+        company.once(("a", 0), lambda: computed.append(("a", 0)) or "a0", 0)
+        raise ValueError("diverged")
+
+    found = together(failing, Reader("a", range(3), computed))
+    assert isinstance(found[0], ValueError)
+    assert found[1][1:] == ["a1", "a2"]
+
+
+def test_who_waits_for_what_another_makes_lets_it_go_on():
+    made = []
+
+    def maker(company):
+        for part in range(5):
+            company.once(("a", part), lambda: None, part)
+        made.append("there")
+        return company.once(("a", 5), lambda: "on", 5)
+
+    def waiter(company):
+        company.wait_for(lambda: bool(made))
+        return "had it"
+
+    assert together(waiter, maker, waiter) == ["had it", "on", "had it"]
+
+
+def test_what_is_kept_is_made_once():
+    made = []
+
+    def study(company):
+        return company.kept("model", lambda: made.append(1) or object())
+
+    found = together(study, study)
+    assert found[0] is found[1]
+    assert made == [1]
+
+
+def test_an_end_reaches_every_study():
+    company, found, started = Together(3), [], threading.Event()
+
+    def study():
+        with pytest.raises(SystemExit), company.member():
+            for part in range(10**9):
+                company.once(("a", part), started.set, part)
+        found.append("ended")
+
+    threads = [threading.Thread(target=study, daemon=True) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    assert started.wait(30)
+    company.end(SystemExit(143))
+    for thread in threads:
+        thread.join(30)
+    assert found == ["ended"] * 3
+
+
+def test_alone_everything_is_computed_at_once():
+    assert ALONE.once("key", lambda: 1) == ALONE.kept("key", lambda: 1) == 1
+    attempts = iter([False, True])
+    ALONE.wait_for(lambda: next(attempts))
+    assert next(attempts, None) is None
