@@ -148,7 +148,7 @@ def artifacts_of(lm, default, corpus_file, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(config, "language_model", SameModel)
-        patch.setattr(config, "Store", lambda root, ranks, verify: Recorded(folder))
+        patch.setattr(config, "Store", lambda root, ranks, verify, company: Recorded(folder))
         patch.setattr(recipes_sae, "load_weights", lambda module, path: None)
         patch.setattr(solved, "load_weights", lambda module, path: None)
         patch.setattr(residual, "load_weights", lambda module, path: None)

@@ -1,4 +1,4 @@
-"""Studies that share a process: who has the turn, what is computed once, and whose random numbers are whose."""
+"""Studies that share a process: who has the turn, what is computed once, whose random numbers are whose."""
 
 import threading
 
@@ -39,6 +39,10 @@ class Reader:
         return [
             company.once((self.name, part), lambda part=part: self._make(part), part) for part in self.parts
         ]
+
+    def until_ended(self, company, started):
+        for part in self.parts:
+            company.once((self.name, part), started.set, part)
 
     def _make(self, part):
         self.computed.append((self.name, part))
@@ -143,8 +147,7 @@ def test_an_end_reaches_every_study():
 
     def study():
         with pytest.raises(SystemExit), company.member():
-            for part in range(10**9):
-                company.once(("a", part), started.set, part)
+            Reader("a", range(10**9), []).until_ended(company, started)
         found.append("ended")
 
     threads = [threading.Thread(target=study, daemon=True) for _ in range(3)]

@@ -46,8 +46,8 @@ def test_top_n_kl_takes_the_rest_as_one():
 def test_rank_is_the_pairwise_logistic_loss():
     """Of the first three tokens in the clean order; ties of the spliced run cost log 2 each."""
     assert loss(Rank(3)) == pytest.approx(math.log(2))
-    pairs = [math.log(1 + P[j] / P[i]) for i, j in ((0, 1), (0, 2), (1, 2))]
-    assert loss(Rank(3), q=P) == pytest.approx(sum(pairs) / 3)
+    pairs = [math.log(1 + (P[j] / P[i]) ** 3) for i, j in ((0, 1), (0, 2), (1, 2))]
+    assert loss(Rank(3, sharpness=3.0), q=P) == pytest.approx(sum(pairs) / 3)
     assert loss(Rank(2), q=P.flip(0)) > loss(Rank(2), q=P)
 
 

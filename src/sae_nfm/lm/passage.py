@@ -48,6 +48,8 @@ class Passage:
         self, lm: LanguageModel, site: Site, streams: bool = False, checkpointing: bool = False
     ) -> None:
         self.lm, self.site, self.streams, self.checkpointing = lm, site, streams, checkpointing
+        self.identity = (id(lm), site, streams)
+        """What distinguishes it in a process."""
         self.gelu = FusedGELU(lm.bridge.original_model)
         entered = site.layer_entered(lm.n_layers)
         self.behind = range(site.layer + 1 if entered is None else entered, lm.n_layers)

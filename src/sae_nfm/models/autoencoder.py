@@ -90,7 +90,10 @@ class Autoencoder(nn.Module):
 
     def forward(self, x: Float[Tensor, "... d_in"]) -> Parts:
         """Reconstruct activations in the model's units."""
-        explained = self.explain(x)
+        return self.parts(x, self.explain(x))
+
+    def parts(self, x: Float[Tensor, "... d_in"], explained: Explained) -> Parts:
+        """The same of activations that the SAE has explained."""
         codes, decoded, target, planted, units = explained
         residual = None if self.nfm is None else self.nfm(codes)
         to_model = units.inverse_difference

@@ -11,6 +11,7 @@ from sae_nfm.models.residuals.base import ResidualModel
 from sae_nfm.recipes.activations import sample
 from sae_nfm.recipes.recipe import Foundation, OnAnSAE
 from sae_nfm.store.files import write_atomically
+from sae_nfm.store.store import fingerprint
 from sae_nfm.training.learning import Learning
 from sae_nfm.training.run import Run, train
 from sae_nfm.training.tasks import NFMTask
@@ -82,7 +83,8 @@ class TrainedResidual(OnAnSAE):
         both = Autoencoder(autoencoder.normalizer, autoencoder.sae, self.model, autoencoder.plant)
         both.initialize_nfm_(sample(data.training))
         schedule, seed = learning.schedule(self.rounds), self.activations.seed
-        task = NFMTask(both, learning.reconstruction, learning.optimizer, schedule, seed)
+        how = (learning.reconstruction, learning.optimizer, schedule, seed)
+        task = NFMTask(both, *how, self.activations.company, fingerprint(self.on_this_sae()))
         train(self.name, task, data, self.model, self.run, folder)
 
     def load(self, folder: Path) -> ResidualModel:

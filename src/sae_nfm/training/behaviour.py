@@ -11,6 +11,7 @@ from sae_nfm.lm.model import LanguageModel
 from sae_nfm.lm.passage import Passage
 from sae_nfm.lm.site import Site
 from sae_nfm.models.autoencoder import Autoencoder
+from sae_nfm.store.company import ALONE, Company
 from sae_nfm.training.learning import OptimizerFactory
 from sae_nfm.training.objectives.behaviour import Behaviour
 from sae_nfm.training.objectives.reconstruction import Reconstruction
@@ -37,6 +38,7 @@ class BehaviourTask(SAETask):
         optimizer: an optimizer that lacks only its parameters.
         schedule: of the learning rate, by step.
         seed: what dropout is drawn from, together with the step and the rank.
+        company: the studies of this process.
     """
 
     least = -float("inf")
@@ -53,11 +55,14 @@ class BehaviourTask(SAETask):
         optimizer: OptimizerFactory,
         schedule: Schedule,
         seed: int,
+        company: Company = ALONE,
     ) -> None:
         super().__init__(autoencoder, Reconstruction(), optimizer, schedule, seed, parts)
+        self.company = company
         self.behaviour, self.lm, self.site, self.bos_id = objective, lm, site, bos_id
         self.passage = Passage(lm, site, objective.reads_streams, lm.checkpointing)
-        self.through = ThroughModel(self.passage, objective, blocks_at_once)
+        of_all = company if autoencoder.plant is None else ALONE  # what is planted is the study's own
+        self.through = ThroughModel(self.passage, objective, blocks_at_once, of_all)
         self.watched = objective.name
         self.loss = MeanMetric().set_dtype(torch.float64)
 
@@ -99,7 +104,9 @@ class BehaviourTask(SAETask):
         return -float(figures[f"validation/{self.watched}"]) - self.excess(figures)
 
     def _at_the_site(self, tokens: Int64[Tensor, "block pos"]) -> SiteBatch:
-        prefix = self.passage.prefix(tokens)
+        self.through.place = self.global_step * tokens.numel()
+        what = ("prefix", self.passage.identity, tokens.cpu().numpy().tobytes())
+        prefix = self.company.once(what, lambda: self.passage.prefix(tokens), self.through.place)
         return SiteBatch(prefix.activation, prefix.resid, tokens, tokens != self.bos_id)
 
     def _share(self, num_tokens: int) -> float:

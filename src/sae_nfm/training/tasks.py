@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sae_nfm.measures.quality import DictionaryQuality
-from sae_nfm.models.autoencoder import Autoencoder
+from sae_nfm.models.autoencoder import Autoencoder, Explained
 from sae_nfm.models.saes.firing import Firing
+from sae_nfm.store.company import ALONE, Company
 from sae_nfm.training.learning import OptimizerFactory
 from sae_nfm.training.objectives.reconstruction import Reconstruction
 from sae_nfm.training.parts import Made, Part, make, train_only
@@ -166,7 +167,30 @@ class SAETask(DictionaryTask):
 
 
 class NFMTask(DictionaryTask):
-    """Train the autoencoder's NFM, or what stands in its place, on the residual of the frozen SAE."""
+    """Train the autoencoder's NFM, or what stands in its place, on the residual of the frozen SAE.
+
+    Args:
+        autoencoder: holds what is trained; its other parameters are frozen.
+        objective: the loss.
+        optimizer: an optimizer that lacks only its parameters.
+        schedule: of the learning rate, by step.
+        seed: what dropout is drawn from, together with the step and the rank.
+        company: the studies of this process.
+        sae: identifies the SAE among theirs, with what is planted on it.
+    """
+
+    def __init__(
+        self,
+        autoencoder: Autoencoder,
+        objective: Reconstruction,
+        optimizer: OptimizerFactory,
+        schedule: Schedule,
+        seed: int,
+        company: Company = ALONE,
+        sae: str = "",
+    ) -> None:
+        super().__init__(autoencoder, objective, optimizer, schedule, seed)
+        self.company, self.sae = company, sae
 
     watched = "residual_explained"
     least = -math.inf  # a linear part that was solved on too few tokens may be worse than none
@@ -179,9 +203,23 @@ class NFMTask(DictionaryTask):
     def training_step(self, batch: Float[Tensor, "token d_in"], batch_idx: int) -> Tensor:
         """One step on a batch of raw activations."""
         assert self.autoencoder.nfm is not None
-        with torch.no_grad():
-            explained = self.autoencoder.explain(batch)
+        explained = self._explained(batch)
         predicted = self.autoencoder.nfm(explained.codes).total
         loss = self.objective.of_residual(explained.target - explained.decoded, predicted)
         self.log("train/loss", loss)
         return loss
+
+    def validation_step(self, batch: Float[Tensor, "token d_in"], batch_idx: int) -> None:
+        """As of every dictionary; studies on the same SAE have its codes computed once."""
+        self.quality.update(self.autoencoder.parts(batch, self._explained(batch)))
+
+    @torch.no_grad()
+    def _explained(self, batch: Float[Tensor, "token d_in"]) -> Explained:
+        """What the SAE makes of a batch, which studies that read the same have in the same place."""
+        where = (self.sae, batch.data_ptr(), batch.shape)
+        place = self.global_step * len(batch)
+
+        def explain() -> tuple[Tensor, Explained]:  # with the batch, so that no other can be in its place
+            return batch, self.autoencoder.explain(batch)
+
+        return self.company.once(where, explain, place)[1]

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from sae_nfm.lm.passage import Passage, Reached
+from sae_nfm.store.company import ALONE, Company
 from sae_nfm.training.objectives.behaviour import Behaviour, Seen
 
 _CPU_ELEMENTS, _GPU_ELEMENTS = 1 << 20, 1 << 26
@@ -45,10 +46,18 @@ class ThroughModel:
         passage: from the site to the unembedding.
         objective: the loss per token.
         blocks_at_once: that go through the suffix together.
+        company: the studies of this process, which share the clean run.
     """
 
-    def __init__(self, passage: Passage, objective: Behaviour, blocks_at_once: int) -> None:
+    def __init__(
+        self,
+        passage: Passage,
+        objective: Behaviour,
+        blocks_at_once: int,
+        company: Company = ALONE,
+    ) -> None:
         self.passage, self.objective, self.blocks_at_once = passage, objective, blocks_at_once
+        self.company, self.place = company, 0
 
     def __call__(self, replacement: Float[Tensor, "token d_model"], batch: SiteBatch) -> Float[Tensor, ""]:
         """Σ of the objective, differentiable in the replacement.
@@ -82,7 +91,10 @@ class ThroughModel:
     @torch.no_grad()
     def clean(self, batch: SiteBatch) -> Reached | None:
         """What the clean run reaches; None where the objective does not read it."""
-        return self.passage(batch.x, batch.resid) if self.objective.reads_clean else None
+        if not self.objective.reads_clean:
+            return None
+        what = ("clean", self.passage.identity, batch.tokens.cpu().numpy().tobytes())
+        return self.company.once(what, lambda: self.passage(batch.x, batch.resid), self.place)
 
     def by_token(
         self,
