@@ -52,12 +52,12 @@ def random_lm(architecture: str, dtype: str = "float64") -> LanguageModel:
 
 @cache
 def hugging_face(architecture: str) -> AutoModelForCausalLM:
-    """The same model without the bridge, in float64.
+    """The same model as `transformers` loads it, in float64.
 
-    Its plain attention has a softmax in float32 whatever the model is in, and so has the bridge's, but for
-    GPT-NeoX: there it is torch's own that agrees.
+    With torch's attention, but where that cannot do what the model asks for; the other has its softmax in
+    float32, whatever the model is in.
     """
-    attention = "sdpa" if architecture == "neox" else "eager"
+    attention = "eager" if architecture == "gemma2" else "sdpa"
     return AutoModelForCausalLM.from_pretrained(
         folder_of(architecture), dtype=torch.float64, attn_implementation=attention
     ).eval()

@@ -114,8 +114,9 @@ def test_the_model_knows_text_of_its_kind(lm):
 
 
 def test_nothing_has_a_gradient_and_everything_is_in_eval_mode(lm, tokens):
-    assert not any(parameter.requires_grad for parameter in lm.bridge.parameters())
-    assert not any(module.training for module in lm.bridge.modules())
+    for each in (lm.model, lm.bridge):
+        assert not any(parameter.requires_grad for parameter in each.parameters())
+        assert not any(module.training for module in each.modules())
     site = Site(1, "resid_post")
     prefix = lm.prefix(tokens, site)
     assert not prefix.activation.requires_grad
@@ -157,8 +158,7 @@ def test_a_site_or_context_that_the_model_lacks_is_named_with_what_it_has(lm, si
 
 @pytest.mark.parametrize("site", SITES, ids=name_of)
 def test_prefix_and_suffix_compute_their_own_layers_only(lm, tokens, site):
-    lm.suffix(*lm.prefix(tokens, site), site)  # the first one of all looks at what a layer returns
-    layers, computed = list(lm.bridge.blocks), []
+    layers, computed = list(lm.layers), []
     handles = [
         layer.register_forward_hook(lambda *_, number=number: computed.append(number))
         for number, layer in enumerate(layers)
@@ -171,7 +171,7 @@ def test_prefix_and_suffix_compute_their_own_layers_only(lm, tokens, site):
     for handle in handles:
         handle.remove()
     assert computed == list(range(start, len(layers)))
-    assert all(now is before for now, before in zip(lm.bridge.blocks, layers, strict=True))
+    assert all(now is before for now, before in zip(lm.layers, layers, strict=True))
 
 
 @pytest.mark.parametrize("site", SITES, ids=name_of)
@@ -216,7 +216,7 @@ def test_the_signature_follows_the_content_of_the_folder_and_the_dtype(lm, tmp_p
 
 def test_the_embedded_models_weights_are_found_though_some_are_tied(lm):
     assert "lm_head.weight" not in load_file(ASSETS / "docs_lm" / "model.safetensors")
-    assert lm.bridge.original_model.config.tie_word_embeddings
+    assert lm.model.config.tie_word_embeddings
 
 
 def without(weights):

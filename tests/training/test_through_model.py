@@ -161,6 +161,6 @@ def test_logits_that_are_made_otherwise_are_refused(tokens, monkeypatch):
     lm, site = random_lm("gemma2"), Site(LAYER, "resid_post")
     passage, prefix = Passage(lm, site), lm.prefix(tokens, site)
     passage.check(prefix)
-    monkeypatch.setattr(Passage, "logits", lambda self, final: lm.bridge.unembed(final))  # without the cap
+    monkeypatch.setattr(Passage, "logits", lambda self, final: lm.unembed(final))  # without the cap
     with pytest.raises(NotAllowed, match="Gemma2ForCausalLM"):
         passage.check(prefix)

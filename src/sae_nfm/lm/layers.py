@@ -1,91 +1,59 @@
-"""Other modules in the place of layers: some hand on what they get, some keep nothing but their input."""
+"""Other modules in the place of a model's layers: some hand on what they get, some begin elsewhere."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformer_lens.model_bridge import TransformerBridge
 from transformers.activations import NewGELUActivation
 
 
 @contextmanager
-def passing_through(bridge: TransformerBridge, num_layers: int, returns_tuple: bool) -> Iterator[None]:
-    """Have the first layers hand on what they get, so that a suffix computes its own alone.
-
-    The bridge's `start_at_layer` alone computes them and throws the result away.
+def entered(layers: nn.ModuleList, number: int, resid: Tensor, returns_tuple: bool) -> Iterator[None]:
+    """Have a model begin at a layer, so that a suffix computes its own layers alone.
 
     Args:
-        bridge: the model.
-        num_layers: how many.
+        layers: of the model.
+        number: of the first layer that computes.
+        resid: what it gets.
         returns_tuple: whether this architecture's layers return the residual stream in a tuple.
     """
-    with _replaced(bridge, range(num_layers), lambda _, layer: _PassThrough(layer, returns_tuple)):
+
+    def make(each: int, layer: nn.Module) -> nn.Module:
+        return _Entered(layer, resid) if each == number else _PassThrough(layer, returns_tuple)
+
+    with _replaced(layers, range(number + 1), make):
         yield
 
 
 @contextmanager
-def computed_again(
-    bridge: TransformerBridge, layers: Iterable[int], again: Callable[[], AbstractContextManager[None]]
-) -> Iterator[None]:
+def computed_again(layers: nn.ModuleList, numbers: Iterable[int]) -> Iterator[None]:
     """Have layers keep their input alone for the backward pass, which computes the rest of them again.
 
     Args:
-        bridge: the model.
-        layers: their numbers.
-        again: what the model computes in, the first time as the second, when nobody else sees to that.
+        layers: of the model.
+        numbers: of those that do.
     """
-    with _replaced(bridge, layers, lambda number, layer: _Checkpointed(number, layer, again)):
+    with _replaced(layers, numbers, lambda _, layer: _Checkpointed(layer)):
         yield
 
 
-class FusedGELU:
-    """The tanh approximation of GELU, which `transformers` writes out, computed in one operation.
+def fuse_gelu(model: nn.Module) -> None:
+    """Have the tanh approximation of GELU, which `transformers` writes out, computed in one operation.
 
     It is the same but for rounding, in a third of the time, and keeps one tensor for the backward pass.
-
-    Args:
-        model: that may have such activations.
     """
-
-    def __init__(self, model: nn.Module) -> None:
-        self.found = [
-            (parent, name, child)
-            for parent in model.modules()
-            for name, child in parent.named_children()
-            if isinstance(child, NewGELUActivation)
-        ]
-
-    @contextmanager
-    def used(self) -> Iterator[None]:
-        """Have the model use it for a while."""
-        for parent, name, _ in self.found:
-            setattr(parent, name, nn.GELU(approximate="tanh"))
-        try:
-            yield
-        finally:
-            for parent, name, plain in self.found:
-                setattr(parent, name, plain)
-
-
-def layers_return_tuples(bridge: TransformerBridge, device: torch.device) -> bool:
-    """Whether this architecture's layers return the residual stream in a tuple."""
-    found: list[bool] = []
-    handle = bridge.blocks[0].register_forward_hook(
-        lambda module, args, output: found.append(isinstance(output, tuple))
-    )
-    with handle:
-        bridge(torch.zeros(1, 1, dtype=torch.int64, device=device), stop_at_layer=1)
-    return found[0]
+    for parent in model.modules():
+        for name, child in parent.named_children():
+            if isinstance(child, NewGELUActivation):
+                setattr(parent, name, nn.GELU(approximate="tanh"))
 
 
 @contextmanager
 def _replaced(
-    bridge: TransformerBridge, numbers: Iterable[int], make: Callable[[int, nn.Module], nn.Module]
+    layers: nn.ModuleList, numbers: Iterable[int], make: Callable[[int, nn.Module], nn.Module]
 ) -> Iterator[None]:
-    layers = bridge.blocks
     replaced = {number: layers[number] for number in numbers}
     for number, layer in replaced.items():
         layers[number] = make(number, layer)
@@ -119,25 +87,21 @@ class _PassThrough(_StandIn):
         return (hidden_states,) if self._returns_tuple else hidden_states
 
 
-class _Checkpointed(_StandIn):
-    """Computes the layer, and again in the backward pass.
+class _Entered(_StandIn):
+    """Computes the layer on something else than what comes."""
 
-    Where the bridge enters the model at this layer, it leaves the residual stream as an attribute, and takes
-    it away before the backward pass.
-    """
-
-    _start_at_layer_idx: int | None = None
-    _start_residual: Tensor | None = None
-
-    def __init__(
-        self, number: int, layer: nn.Module, again: Callable[[], AbstractContextManager[None]]
-    ) -> None:
+    def __init__(self, layer: nn.Module, resid: Tensor) -> None:
         super().__init__(layer)
-        self._number, self._again = number, again
+        self._resid = [resid]
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         """What the layer returns."""
-        if self._start_at_layer_idx == self._number and self._start_residual is not None:
-            hidden_states = self._start_residual
-        how = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), self._again())}
-        return checkpoint(self._layer[0], hidden_states, *args, **how, **kwargs)
+        return self._layer[0](self._resid[0], *args, **kwargs)
+
+
+class _Checkpointed(_StandIn):
+    """Computes the layer, and again in the backward pass."""
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """What the layer returns."""
+        return checkpoint(self._layer[0], hidden_states, *args, use_reentrant=False, **kwargs)

@@ -1,8 +1,10 @@
 """A Hugging Face model through the bridge, quietly and whole."""
 
+import copy
 import logging
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -11,6 +13,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from sae_nfm.lm.layers import fuse_gelu
 from sae_nfm.settings.values import NotAllowed
 
 _NAMED = 4  # missing weights named in an error
@@ -24,8 +27,17 @@ def drop_added_bias(bridge: TransformerBridge) -> None:
         unembed.register_buffer("bias", None)
 
 
+class Booted(NamedTuple):
+    """One model in two forms, which share their weights."""
+
+    model: PreTrainedModel
+    """As `transformers` runs it, with its fastest attention."""
+    bridge: TransformerBridge
+    """As TransformerLens does, with all its hook points; it knows what a model's modules are called."""
+
+
 class _Loader:
-    """A model class to the bridge; it remembers which weights were not found, and so are random."""
+    """A model class to the bridge; it keeps the model, and which weights were not found, so are random."""
 
     def __init__(self) -> None:
         self.not_found: list[str] = []
@@ -39,11 +51,12 @@ class _Loader:
         model, info = loaded
         other_shapes = [f"{name} (of another shape)" for name, *_ in info["mismatched_keys"]]
         self.not_found = sorted([*info["missing_keys"], *other_shapes])
+        self.model = _with_the_same_weights(model)
         return model
 
 
-def boot(path: str, dtype: torch.dtype) -> TransformerBridge:
-    """Load a model through the bridge, quietly and whole."""
+def boot(path: str, dtype: torch.dtype) -> Booted:
+    """Load a model, quietly and whole."""
     transformers_logging.disable_progress_bar()
     logging.getLogger("transformer_lens").setLevel(logging.ERROR)
     if path.startswith((".", "/", "~")) and not Path(path).expanduser().is_dir():
@@ -68,4 +81,16 @@ def boot(path: str, dtype: torch.dtype) -> TransformerBridge:
             "models with all the weights that their config.json asks for",
             f"{len(loader.not_found)} of its weights are missing, and would be random: {named}",
         )
-    return bridge
+    drop_added_bias(bridge)
+    return Booted(loader.model, bridge)
+
+
+def _with_the_same_weights(model: PreTrainedModel) -> PreTrainedModel:
+    """The same model, of modules that nobody wraps."""
+    weights: dict[int, Any] = {id(parameter): parameter for parameter in model.parameters()}
+    same = copy.deepcopy(model, weights)
+    fuse_gelu(same)
+    if getattr(same.config, "attn_logit_softcapping", None) is None:  # which torch's attention does not know
+        with suppress(ValueError):  # of architectures that have no other than their own
+            same.set_attn_implementation("sdpa")
+    return same

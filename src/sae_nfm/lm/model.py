@@ -1,16 +1,18 @@
 """The frozen language model, cut at one site: tokens → prefix → activation → (spliced) → suffix → logits."""
 
-from functools import cached_property
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedTokenizerFast
 
-from sae_nfm.lm.layers import layers_return_tuples, passing_through
-from sae_nfm.lm.load import boot, drop_added_bias
+from sae_nfm.lm.layers import entered
+from sae_nfm.lm.load import boot
 from sae_nfm.lm.site import HOOKS, Prefix, Site
 from sae_nfm.settings.values import NotAllowed, checked
 from sae_nfm.store.hashes import file_hash
@@ -28,7 +30,9 @@ Dtype = Literal["float32", "float64", "bfloat16", "float16"]
 
 @checked
 class LanguageModel:
-    """A frozen causal LM behind TransformerLens's `TransformerBridge`; no module, so in no checkpoint.
+    """A frozen causal LM, run by its own code; no module, so in no checkpoint.
+
+    TransformerLens's `TransformerBridge` of the same weights says where its hook points are.
 
     Args:
         path: a Hugging Face model name or a local folder in its format.
@@ -38,9 +42,14 @@ class LanguageModel:
 
     def __init__(self, path: str, dtype: Dtype, checkpointing: bool = False) -> None:
         self.path, self.dtype, self.checkpointing = path, dtype, checkpointing
-        self.bridge = boot(path, DTYPES[dtype])
-        self.bridge.eval().requires_grad_(False)
-        drop_added_bias(self.bridge)
+        self.model, self.bridge = boot(path, DTYPES[dtype])
+        for each in (self.model, self.bridge):
+            each.eval().requires_grad_(False)
+        layers = self.model.get_submodule(_name_of(self.bridge.blocks[0]).removesuffix(".0"))
+        assert isinstance(layers, nn.ModuleList)
+        self.layers = layers
+        self._returns_tuple = self._returns_tuples()
+        self.unembed = self.model.get_submodule(_name_of(self.bridge.unembed))
         cfg = self.bridge.cfg
         self.n_layers: int = cfg.n_layers
         self.d_model: int = cfg.d_model
@@ -54,19 +63,20 @@ class LanguageModel:
     def to(self, device: torch.device | str) -> "LanguageModel":
         """Move the weights to `device`."""
         if torch.device(device) != self.device:
-            self.bridge.to(device)
+            for each in (self.model, self.bridge):
+                nn.Module.to(each, device)
         return self
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return next(self.bridge.parameters()).device
+        return next(self.model.parameters()).device
 
     def signature(self) -> dict[str, Any]:
         """What identifies it: the content of a local folder, else its name and revision."""
         folder = Path(self.path)
         if not folder.is_dir():
-            revision = getattr(self.bridge.original_model.config, "_commit_hash", None)
+            revision = getattr(self.model.config, "_commit_hash", None)
             return {"name": self.path, "revision": revision, "dtype": self.dtype}
         files = sorted(p for p in folder.iterdir() if p.suffix in {".json", ".safetensors", ".bin"})
         return {"files": {p.name: file_hash(p) for p in files}, "dtype": self.dtype}
@@ -84,7 +94,7 @@ class LanguageModel:
         """Raise a `NotAllowed` that says why, as far as can be told, if what the model gave is not finite."""
         if found.isfinite().all():
             return
-        why = _broken_weight(self.bridge.original_model) or f"lm.dtype={self.dtype} is too narrow"
+        why = _broken_weight(self.model) or f"lm.dtype={self.dtype} is too narrow"
         allowed = "models, in a dtype, whose activations and logits are finite"
         raise NotAllowed("lm.path", self.path, allowed, f"{what} hold NaN or infinity, because {why}")
 
@@ -100,15 +110,44 @@ class LanguageModel:
         return prefix
 
     def _run_to(self, site: Site, tokens: Int64[Tensor, "block pos"]) -> Prefix:
-        if (start := site.layer_entered(self.n_layers)) is not None:
-            resid = self.bridge(tokens, stop_at_layer=start)
+        if site.hook == "resid_pre":
+            resid = self._input_of(site.layer, tokens)
             return Prefix(resid, resid)
-        kept: list[Tensor] = []
-        resid = f"blocks.{site.layer}.hook_resid_pre"
-        hooks = [(name, lambda value, hook: kept.append(value)) for name in (resid, site.name)]
-        with self.bridge.hooks(fwd_hooks=hooks):
-            self.bridge(tokens, stop_at_layer=site.layer + 1)
-        return Prefix(activation=kept[1], resid=kept[0])
+        read: list[Tensor] = []
+        with self._changed(site, lambda output: read.append(_first(output))):
+            resid = self._input_of(site.layer, tokens, compute=True)
+        entered_next = site.layer_entered(self.n_layers) is not None
+        return Prefix(activation=read[0], resid=read[0] if entered_next else resid)
+
+    def _input_of(
+        self, layer: int, tokens: Int64[Tensor, "block pos"], compute: bool = False
+    ) -> Float[Tensor, "block pos d_model"]:
+        """What a layer gets; with `compute`, the layer is run too. The model goes no further."""
+        read: list[Tensor] = []
+
+        def keep(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            read.append(args[0])
+            if not compute:
+                raise _FarEnough
+
+        def stop(module: nn.Module, args: Any, output: Any) -> None:
+            raise _FarEnough
+
+        with ExitStack() as hooks, suppress(_FarEnough):
+            hooks.enter_context(self.layers[layer].register_forward_pre_hook(keep))
+            if compute:
+                hooks.enter_context(self.layers[layer].register_forward_hook(stop))
+            self.model(tokens, use_cache=False)
+        return read[0]
+
+    def _changed(self, site: Site, change: Callable[[Any], Any]) -> RemovableHandle:
+        """Show the output at a site, as its module returns it; what is not None goes on in its place."""
+        module: nn.Module = self.layers[site.layer]
+        if not site.hook.startswith("resid"):
+            block: Any = self.bridge.blocks[site.layer]
+            path = block.hook_aliases[f"hook_{site.hook}"].removesuffix(".hook_out")
+            module = module.get_submodule(_name_of(block.get_submodule(path)))
+        return module.register_forward_hook(lambda module, args, output: change(output))
 
     @torch.no_grad()
     def suffix(
@@ -131,26 +170,55 @@ class LanguageModel:
         start = site.layer_entered(self.n_layers)
         if start is not None:
             return self._run_from(start, activation)
-        with self.bridge.hooks(fwd_hooks=[(site.name, lambda value, hook: activation)]):
+        with self._changed(site, lambda output: _instead(output, activation)):
             return self._run_from(site.layer, resid)
 
     def _run_from(self, layer: int, resid: Float[Tensor, "row pos d_model"]) -> Tensor:
-        with passing_through(self.bridge, layer, self._layers_return_tuples):
-            return self.bridge(resid, start_at_layer=layer, use_cache=False)
+        """The logits of rows that enter a layer; tokens that nobody reads say where they stand."""
+        tokens = torch.zeros(resid.shape[:2], dtype=torch.int64, device=resid.device)
+        with entered(self.layers, layer, resid, self._returns_tuple):
+            return self.model(tokens, use_cache=False).logits
 
-    @cached_property
-    def _layers_return_tuples(self) -> bool:
-        return layers_return_tuples(self.bridge, self.device)
+    def _returns_tuples(self) -> bool:
+        """Whether this architecture's layers return the residual stream in a tuple."""
+        found: list[Any] = []
+
+        def stop(module: nn.Module, args: Any, output: Any) -> None:
+            found.append(output)
+            raise _FarEnough
+
+        with self.layers[0].register_forward_hook(stop), suppress(_FarEnough):
+            self.model(torch.zeros(1, 1, dtype=torch.int64), use_cache=False)
+        return isinstance(found[0], tuple)
 
     @torch.no_grad()
     def logits(self, tokens: Int64[Tensor, "block pos"]) -> Float[Tensor, "block pos d_vocab"]:
         """The plain full run."""
-        return self.bridge(tokens.to(self.device))
+        return self.model(tokens.to(self.device), use_cache=False).logits
+
+
+class _FarEnough(Exception):
+    """The model has come as far as it has to."""
+
+
+def _name_of(component: nn.Module) -> str:
+    """What a component of the bridge is called in the model."""
+    name = getattr(component, "name", None)
+    assert isinstance(name, str)
+    return name
+
+
+def _first(output: Tensor | tuple[Tensor, ...]) -> Tensor:
+    return output[0] if isinstance(output, tuple) else output
+
+
+def _instead(output: Tensor | tuple[Any, ...], activation: Tensor) -> Tensor | tuple[Any, ...]:
+    return (activation, *output[1:]) if isinstance(output, tuple) else activation
 
 
 def _broken_weight(model: nn.Module) -> str | None:
     """What is wrong with the first weight that is not finite."""
     for name, weight in model.named_parameters():
         if not weight.isfinite().all():
-            return f"its weight {name.replace('_original_component.', '')} is not finite"
+            return f"its weight {name} is not finite"
     return None

@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from transformer_lens.model_bridge import TransformerBridge
 
-from sae_nfm.lm.layers import FusedGELU, computed_again
+from sae_nfm.lm.layers import computed_again
 from sae_nfm.lm.model import LanguageModel
 from sae_nfm.lm.site import Prefix, Site
 from sae_nfm.settings.values import NotAllowed
@@ -50,7 +49,6 @@ class Passage:
         self.lm, self.site, self.streams, self.checkpointing = lm, site, streams, checkpointing
         self.identity = (id(lm), site, streams)
         """What distinguishes it in a process."""
-        self.gelu = FusedGELU(lm.bridge.original_model)
         entered = site.layer_entered(lm.n_layers)
         self.behind = range(site.layer + 1 if entered is None else entered, lm.n_layers)
         """The layers that read what was spliced in."""
@@ -60,8 +58,7 @@ class Passage:
 
     def prefix(self, tokens: Int64[Tensor, "block pos"]) -> Prefix:
         """The model up to the site."""
-        with self.gelu.used():
-            return self.lm.prefix(tokens, self.site)
+        return self.lm.prefix(tokens, self.site)
 
     def __call__(
         self, activation: Float[Tensor, "block pos d_model"], resid: Float[Tensor, "block pos d_model"]
@@ -74,18 +71,17 @@ class Passage:
         """
         streams: list[Tensor] = []
         with ExitStack() as stack:
-            stack.enter_context(self.gelu.used())
-            if self.checkpointing and activation.requires_grad:
-                stack.enter_context(computed_again(self.lm.bridge, self.behind, self.gelu.used))
             if self.streams:
-                stack.enter_context(_kept(self.lm.bridge, self.behind, streams))
+                stack.enter_context(_kept(self.lm.layers, self.behind, streams))
+            if self.checkpointing and activation.requires_grad:
+                stack.enter_context(computed_again(self.lm.layers, self.behind))
             final = self._final(activation, resid)
         return Reached(final, torch.stack(streams) if streams else final.new_zeros(0, *final.shape))
 
     def logits(self, final: Float[Tensor, "*token d_model"]) -> Float[Tensor, "*token d_vocab"]:
         """The logits of what the unembedding reads, in float32 or wider."""
-        logits = self.lm.bridge.unembed(final)
-        cap = getattr(self.lm.bridge.original_model.config, "final_logit_softcapping", None)
+        logits = self.lm.unembed(final)
+        cap = getattr(self.lm.model.config, "final_logit_softcapping", None)
         logits = logits if logits.dtype == torch.float64 else logits.float()
         return logits if not cap else cap * torch.tanh(logits / cap)
 
@@ -100,12 +96,12 @@ class Passage:
         mine = self.logits(self(prefix.activation, prefix.resid).final)
         close = _CLOSE.get(whole.dtype, _CLOSE_IN_HALF)
         if not torch.allclose(mine, whole.to(mine.dtype), rtol=close, atol=close):
-            architecture = type(self.lm.bridge.original_model).__name__
+            architecture = type(self.lm.model).__name__
             allowed = "models whose logits are their unembedding's, or capped by final_logit_softcapping"
             raise NotAllowed("lm.path", self.lm.path, allowed, f"the logits of {architecture} are others")
 
     def _final(self, activation: Tensor, resid: Tensor) -> Tensor:
-        with _stopping(self.lm.bridge.unembed) as read, suppress(_AtUnembedding):
+        with _stopping(self.lm.unembed) as read, suppress(_AtUnembedding):
             self.lm.splice(activation, resid, self.site)
         return read[0]
 
@@ -128,13 +124,13 @@ def _stopping(unembedding: nn.Module) -> Iterator[list[Tensor]]:
 
 
 @contextmanager
-def _kept(bridge: TransformerBridge, layers: range, streams: list[Tensor]) -> Iterator[None]:
+def _kept(layers: nn.ModuleList, numbers: range, streams: list[Tensor]) -> Iterator[None]:
     """Keep the residual stream after some layers."""
 
     def keep(module: nn.Module, args: Any, output: Any) -> None:
         streams.append(output[0] if isinstance(output, tuple) else output)
 
     with ExitStack() as stack:
-        for number in layers:
-            stack.enter_context(bridge.blocks[number].register_forward_hook(keep))
+        for number in numbers:
+            stack.enter_context(layers[number].register_forward_hook(keep))
         yield
