@@ -1,6 +1,7 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
+WORKERS ?= --numprocesses auto --dist loadfile
 
 .PHONY: help install quickstart test test-all lint mutants bench clean
 
@@ -18,10 +19,10 @@ quickstart: install ## the whole study on the embedded model, offline: ends in t
 	HF_HUB_OFFLINE=1 $(BIN)/python -m sae_nfm experiment=quickstart
 
 test: install ## the test suite
-	HF_HUB_OFFLINE=1 $(BIN)/pytest
+	HF_HUB_OFFLINE=1 $(BIN)/pytest $(WORKERS)
 
 test-all: install ## the test suite with its slow tests
-	HF_HUB_OFFLINE=1 $(BIN)/pytest -m 'slow or not slow'
+	HF_HUB_OFFLINE=1 $(BIN)/pytest $(WORKERS) -m 'slow or not slow'
 
 lint: install ## ruff and pyright
 	$(BIN)/ruff check

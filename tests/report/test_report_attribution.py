@@ -5,7 +5,8 @@ import pytest
 from matplotlib.image import imread
 
 from fake_results import around, fake_result
-from sae_nfm.report.attribution import attribution_part, named_pairs, read, token_text
+from sae_nfm.report.attributed import named_pairs, read, token_text
+from sae_nfm.report.attribution import attribution_part
 from sae_nfm.report.attribution_figures import draw_attribution
 from sae_nfm.report.html import write_report
 

@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 import pytest
 from test_report_attribution import BAD, fake_found, fake_words, write_attribution
 
-from sae_nfm.report.attribution import read
+from sae_nfm.report.attributed import read
 from sae_nfm.report.features import features_page, write_features
 
 VOID = {"img", "meta", "input"}

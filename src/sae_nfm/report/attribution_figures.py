@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sae_nfm.report.attribution import Attributed, Drawn, Pair, named_pairs
+from sae_nfm.report.attributed import Attributed, Drawn, Pair, named_pairs
 from sae_nfm.report.estimates import Estimate, estimate, format_estimate, number
 from sae_nfm.report.plotstyle import (
     BLUE,

@@ -5,7 +5,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from sae_nfm.report.attribution import FEATURES, SIGNS, Attributed, Pair, named_pairs, token_text
+from sae_nfm.report.attributed import FEATURES, SIGNS, Attributed, Pair, named_pairs, token_text
 from sae_nfm.report.estimates import format_estimate
 from sae_nfm.report.page import Html, details, join, page, tag
 from sae_nfm.store.files import write_atomically

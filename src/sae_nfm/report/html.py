@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sae_nfm.report.attribution import attribution_part, read
+from sae_nfm.report.attributed import read
+from sae_nfm.report.attribution import attribution_part
 from sae_nfm.report.attribution_figures import draw_attribution
 from sae_nfm.report.estimates import number
 from sae_nfm.report.features import write_features
