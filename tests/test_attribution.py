@@ -5,12 +5,15 @@ import math
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
+import jsonschema
 import pyarrow.parquet as pq
 import pytest
 
 from tiny_studies import Suite, wait_until
 
+DOCS = Path(__file__).parents[1] / "docs"
 NFM = ("sae.k=8", "nfm_train_tokens=40960", "nfm.d_embed=16", "eval_tokens=1500")
 PAIRS = (*NFM, "attribution=pairs", "attribution.nodes=4", "attribution.named=4", "attribution.harmful=2",
          "attribution.batch_size=4")  # fmt: skip
@@ -65,6 +68,13 @@ def test_the_change_of_the_kl_is_that_of_the_evaluation(suite, form):
         for condition in ("sae", "sae_linear", "sae_nfm"):
             mean = result["conditions"][condition]["kl"]["mean"]
             assert found["kl"][condition]["value"] == pytest.approx(mean, rel=1e-4)
+
+
+def test_the_figures_are_as_documented(suite, form):
+    """By JSON Schema, with no key beside those that it names."""
+    schema = json.loads((DOCS / "schemas" / "attribution.schema.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(form[1], schema)
 
 
 def test_every_pair_is_in_the_table_and_adds_up(suite, form):
