@@ -33,7 +33,8 @@ class Summary:
                 f"they come from {kept.sum()} document",
             )
             raise NotAllowed("eval_tokens", tokens, "so many that they come from 2 or more", because)
-        self.by_document = self.sums["by_document"][:, :, kept]
+        by_document = self.sums["by_document"]
+        self.by_document = by_document if kept.all() else by_document[:, :, kept]  # it is large
         self.tokens = self.sums["tokens_by_document"][kept]
         targets = self.sums["targets_by_document"][kept]
         self._counted = {"kl": self.tokens, "mse": self.tokens, "ce": targets}

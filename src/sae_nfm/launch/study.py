@@ -1,5 +1,6 @@
 """One study: its stages in order, and what they found."""
 
+import json
 import logging
 import time
 from pathlib import Path
@@ -11,6 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from sae_nfm import config
 from sae_nfm.findings import record, result
+from sae_nfm.planning.plan import plan_of, print_plan
+from sae_nfm.planning.workshop import PlannedWorkshop
 from sae_nfm.report.html import write_report
 from sae_nfm.report.tables import print_ratios
 from sae_nfm.settings.schema import plain
@@ -32,7 +35,7 @@ def run(cfg: DictConfig, folder: Path, origin: dict[str, Any], company: Company 
         company: the studies of this process.
 
     Returns:
-        What `result.json` holds.
+        What `result.json` holds; with `plan=true` what `plan.json` holds.
     """
     started = time.perf_counter()
     cfg = config.check(cfg)
@@ -45,6 +48,11 @@ def run(cfg: DictConfig, folder: Path, origin: dict[str, Any], company: Company 
     tracker = config.tracker(cfg, folder, origin["choices"])
     workshop = config.workshop(cfg, tracker, ranks, company)
     stages = config.stages(cfg, workshop, folder)
+    if cfg.plan:
+        plan = plan_of(stages, PlannedWorkshop.of(workshop))
+        write_atomically(folder / "plan.json", json.dumps(plan.as_json(), indent=1))
+        print_plan(plan)
+        return plan.as_json()
     ranks.from_first(workshop.activations.check_finite)
     found = record.header(cfg, origin, workshop.activations.lm)
     for stage in stages:

@@ -116,9 +116,11 @@ class EvaluationSums(Float64Sums):
         tokens = by_measure[:, :, scored]
         documents = values.documents[scored]
         self.by_document.index_add_(2, documents, tokens)
-        self.tokens_by_document += torch.bincount(documents, minlength=len(self.tokens_by_document))
-        targets = values.documents[values.has_target]
-        self.targets_by_document += torch.bincount(targets, minlength=len(self.targets_by_document))
+        self.tokens_by_document.index_add_(0, documents, torch.ones_like(tokens[0, 0]))
+        targets = values.documents[
+            values.has_target
+        ]  # by index: a batch is small, and the documents are many
+        self.targets_by_document.index_add_(0, targets, torch.ones_like(targets, dtype=torch.float64))
         kl = tokens[0]
         self.products += kl @ kl.T
         for a in range(len(kl)):

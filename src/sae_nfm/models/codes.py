@@ -14,6 +14,8 @@ from torch import Tensor
 
 CHUNK = 1 << 24
 """Latents, of all tokens of a chunk together, that are written out at a time."""
+DENSE = 1 << 26
+"""Pre-activations that are alive at once, at most, where no gradient passes through all of them."""
 
 
 class Codes(NamedTuple):
@@ -157,7 +159,9 @@ class _WeightedSum(torch.autograd.Function):
 class _EncodeTopK(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, k: int) -> tuple[Tensor, Tensor]:  # noqa: ANN001
-        values, indices = torch.addmm(bias, x, weight.t()).topk(k, dim=-1, sorted=False)
+        rows = max(1, DENSE // len(weight))
+        chosen = [torch.addmm(bias, part, weight.t()).topk(k, dim=-1, sorted=False) for part in x.split(rows)]
+        values, indices = chosen[0] if len(chosen) == 1 else map(torch.cat, zip(*chosen, strict=True))
         values = values.to(weight.dtype).relu_()
         ctx.save_for_backward(x, weight, values, indices)
         ctx.mark_non_differentiable(indices)

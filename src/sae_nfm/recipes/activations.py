@@ -12,7 +12,7 @@ from sae_nfm.data.cache import ActivationCache, CachedActivations
 from sae_nfm.data.corpora import Corpus
 from sae_nfm.data.tokens import TokenBlocks, TokenSplits, prepare_tokens
 from sae_nfm.data.training_blocks import BlockModule
-from sae_nfm.lm.model import LanguageModel
+from sae_nfm.lm.model import DTYPES, LanguageModel
 from sae_nfm.lm.site import Site
 from sae_nfm.settings.schema import plain
 from sae_nfm.store.company import ALONE, Company
@@ -125,17 +125,37 @@ class SiteActivations:
         """Activations of held-out documents; with seed 0 the same tokens in every study."""
         return self._stream(self.splits.validation, seed)
 
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a number of an activation as it is read."""
+        return (self.cache.dtype if self.cache is not None else DTYPES[self.lm.dtype]).itemsize
+
+    def uncached_bytes(self) -> int:
+        """What is to be written before activations are read; 0 where they are cached, or need not be."""
+        if self.cache is None:
+            return 0
+        if (self.store.root / "activations" / fingerprint(self._cached_spec())).exists():
+            return 0
+        return self._cached_tokens() * self.lm.d_model * self.itemsize
+
+    def _cached_tokens(self) -> int:
+        assert self.cache is not None
+        wanted = self.cache.tokens or max(self.cfg.train_tokens, self.cfg.nfm_train_tokens)
+        return min(wanted, self._stream(self.splits.train, 0).tokens_per_round)
+
+    def _cached_spec(self) -> dict[str, Any]:
+        spec = self.training_spec() | {"num_tokens": self._cached_tokens()}
+        del spec["seed"]
+        return spec
+
     @cached_property
     def _training(self) -> ActivationSequence:
         """The training activations, from disk where they are cached: the cache is hashed once a study."""
-        cfg, cache = self.cfg, self.cache
+        cache = self.cache
         if cache is None:
             return self.stream()
         any_seed = self._stream(self.splits.train, 0)  # all seeds share the cache, and permute it
-        wanted = cache.tokens or max(cfg.train_tokens, cfg.nfm_train_tokens)
-        num_tokens = min(wanted, any_seed.tokens_per_round)
-        spec = self.training_spec() | {"num_tokens": num_tokens}
-        del spec["seed"]
+        num_tokens, spec = self._cached_tokens(), self._cached_spec()
 
         def make(folder: Path) -> None:
             cache.write(any_seed, num_tokens, folder)

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 from sae_nfm.models.plant import Plant
-from sae_nfm.recipes.activations import sample
-from sae_nfm.recipes.recipe import Foundation, OnAnSAE
+from sae_nfm.recipes.activations import SAMPLE_TOKENS, sample
+from sae_nfm.recipes.recipe import Demand, Foundation, OnAnSAE
 from sae_nfm.training.weights import WEIGHTS, save_weights
 
 
@@ -38,6 +38,14 @@ class FittedPlant(OnAnSAE):
         codes = sae.encode(x)
         self.unfitted.fit(codes, sae.decode(codes), sae.d_sae, self.activations.seed)
         save_weights(self.unfitted, folder / WEIGHTS)
+
+    def blank(self) -> Plant:
+        """Not yet fitted."""
+        return self.unfitted
+
+    def demand(self) -> Demand:
+        """A sample is read."""
+        return Demand(SAMPLE_TOKENS, 0, self.on.autoencoder)
 
     def load(self, folder: Path) -> Plant:
         """The fitted plant."""

@@ -12,7 +12,7 @@ from sae_nfm.interop.published import Published
 from sae_nfm.measures.quality import DictionaryQuality
 from sae_nfm.models.autoencoder import Autoencoder
 from sae_nfm.recipes.activations import SiteActivations
-from sae_nfm.recipes.recipe import OfASite
+from sae_nfm.recipes.recipe import Demand, OfASite, size_of
 from sae_nfm.store.files import write_atomically
 from sae_nfm.store.hashes import file_hash
 from sae_nfm.training.weights import METRICS
@@ -65,6 +65,15 @@ class PublishedSAE(OfASite):
         config = sae_nfm.sae_config(published.autoencoder, published.node, self.about() | metrics)
         sae_nfm.write(published.autoencoder, config, folder)
         write_atomically(folder / METRICS, json.dumps(metrics, indent=1))
+
+    def blank(self) -> Autoencoder:
+        """It is there already, in the format in which it was read."""
+        return self.published.autoencoder
+
+    def demand(self) -> Demand:
+        """Its quality is measured."""
+        autoencoder = self.blank()
+        return Demand(self.activations.cfg.validation_tokens, size_of(autoencoder), autoencoder)
 
     def load(self, folder: Path) -> Autoencoder:
         """The SAE and its normaliser."""

@@ -3,8 +3,37 @@
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
 from sae_nfm.models.autoencoder import Autoencoder
 from sae_nfm.recipes.activations import SiteActivations
+from sae_nfm.training.parts import Part
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What making something takes.
+
+    Args:
+        tokens: that are read, those of validations left out.
+        saved: bytes of what is kept.
+        autoencoder: of the shapes of what is trained, or read; None where there is none.
+        parts: of it that are trained.
+        through_model: whether every token goes on to the model's predictions, and back.
+        solved: features of a least-squares problem; 0 where none is solved.
+    """
+
+    tokens: int
+    saved: int
+    autoencoder: Autoencoder | None = None
+    parts: frozenset[Part] = frozenset()
+    through_model: bool = False
+    solved: int = 0
+
+
+def size_of(module: nn.Module) -> int:
+    """Bytes of a module's weights."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
 
 
 class OfASite:

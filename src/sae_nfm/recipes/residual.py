@@ -9,10 +9,11 @@ from sae_nfm.interop import sae_nfm
 from sae_nfm.models.autoencoder import Autoencoder
 from sae_nfm.models.residuals.base import ResidualModel
 from sae_nfm.recipes.activations import sample
-from sae_nfm.recipes.recipe import Foundation, OnAnSAE
+from sae_nfm.recipes.recipe import Demand, Foundation, OnAnSAE, size_of
 from sae_nfm.store.files import write_atomically
 from sae_nfm.store.store import fingerprint
 from sae_nfm.training.learning import Learning
+from sae_nfm.training.parts import Part
 from sae_nfm.training.run import Run, train
 from sae_nfm.training.tasks import NFMTask
 from sae_nfm.training.weights import METRICS, WEIGHTS, load_weights, read_metrics, save_weights
@@ -86,6 +87,19 @@ class TrainedResidual(OnAnSAE):
         how = (learning.reconstruction, learning.optimizer, schedule, seed)
         task = NFMTask(both, *how, self.activations.company, fingerprint(self.on_this_sae()))
         train(self.name, task, data, self.model, self.run, folder)
+
+    def blank(self) -> ResidualModel:
+        """Not yet trained."""
+        return self.model
+
+    def demand(self) -> Demand:
+        """It is trained beside the frozen SAE, unless all of it is solved."""
+        on, model = self.on.autoencoder, self.model
+        both = Autoencoder(on.normalizer, on.sae, model, on.plant)
+        is_trained = any(parameter.requires_grad for parameter in model.parameters())
+        tokens = self.learning.trained_tokens(self.rounds) if is_trained else 0
+        parts: list[Part] = ["interaction", "linear"] if model.fit == "together" else ["interaction"]
+        return Demand(tokens, size_of(model), both, frozenset(parts))
 
     def load(self, folder: Path) -> ResidualModel:
         """The trained model."""

@@ -12,7 +12,9 @@ from sae_nfm.models.autoencoder import Autoencoder
 from sae_nfm.models.normalizer import Normalizer, NormalizerKind
 from sae_nfm.models.saes.base import SparseAutoencoder
 from sae_nfm.recipes.activations import SiteActivations, sample
+from sae_nfm.recipes.recipe import Demand, size_of
 from sae_nfm.training.learning import Learning
+from sae_nfm.training.parts import Part
 from sae_nfm.training.run import Run, train
 from sae_nfm.training.tasks import SAETask
 from sae_nfm.training.weights import WEIGHTS, load_weights, read_metrics
@@ -76,6 +78,15 @@ class TrainedSAE:
         if self.run.ranks.is_first:
             about = self.about() | read_metrics(folder)
             sae_nfm.write_config(sae_nfm.sae_config(autoencoder, self.node, about), folder)
+
+    def blank(self) -> Autoencoder:
+        """Not yet trained."""
+        return self.untrained()
+
+    def demand(self) -> Demand:
+        """All of it is trained."""
+        autoencoder, tokens = self.untrained(), self.learning.trained_tokens()
+        return Demand(tokens, size_of(autoencoder), autoencoder, frozenset[Part]({"sae"}))
 
     def load(self, folder: Path) -> Autoencoder:
         """The trained SAE and its normaliser."""

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_nfm.models.residuals.linear import LinearControl
-from sae_nfm.recipes.recipe import Foundation, OnAnSAE
+from sae_nfm.recipes.recipe import Demand, Foundation, OnAnSAE, size_of
 from sae_nfm.training.solving import solve
 from sae_nfm.training.weights import WEIGHTS, load_weights
 
@@ -36,6 +36,17 @@ class SolvedLinear(OnAnSAE):
         data = self.activations.module()
         held_out = (data.validation, data.validation_tokens)
         solve(self.control, self.on.autoencoder, data.training, self.num_tokens, *held_out, folder)
+
+    def blank(self) -> LinearControl:
+        """Not yet solved."""
+        return self.control
+
+    def demand(self) -> Demand:
+        """Tokens are read, and a system of equations is solved."""
+        sae = self.on.autoencoder.sae
+        features = self.control.num_features(sae.d_in, sae.d_sae)
+        saved = size_of(self.control)
+        return Demand(self.num_tokens, saved, self.on.autoencoder, solved=features)
 
     def load(self, folder: Path) -> LinearControl:
         """The solved control."""

@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sae_nfm.baselines import surroundings
 from sae_nfm.baselines.surroundings import Surroundings
 from sae_nfm.recipes.activations import SiteActivations
-from sae_nfm.recipes.recipe import OfASite
+from sae_nfm.recipes.recipe import Demand, OfASite
 
 
 class MeasuredSurroundings(OfASite):
@@ -33,6 +35,16 @@ class MeasuredSurroundings(OfASite):
         """Read activations and measure."""
         training, validation = self.activations.stream(), self.activations.validation(self.activations.seed)
         surroundings.measure(training, validation, self.covariance_tokens, self.bank_tokens, folder)
+
+    def blank(self) -> Surroundings:
+        """As many numbers, all 0."""
+        d = self.activations.lm.d_model
+        return Surroundings(torch.zeros(d), torch.zeros(d, d), torch.zeros(self.bank_tokens, d))
+
+    def demand(self) -> Demand:
+        """Both samples are read."""
+        saved = sum(4 * part.numel() for part in self.blank())
+        return Demand(self.covariance_tokens + self.bank_tokens, saved)
 
     def load(self, folder: Path) -> Surroundings:
         """What was measured."""

@@ -35,7 +35,7 @@ def retrained(workshop: Workshop, seed: int) -> Autoencoder:
     if mixed := [step.name for step in course if "sae" in step.parts and len(step.parts) > 1]:
         because = f"the stage {mixed[0]} trains the SAE with its NFM"
         raise NotAllowed("attribution.further_seeds", 1, "0", because)
-    other = Workshop(workshop.store, workshop.activations.reseeded(seed), workshop.run, workshop.order)
+    other = workshop.reseeded(seed)
     other.own.foundation = replace(workshop.foundation, activations=other.activations)
     finished(other.own, other, tuple(step for step in course if "sae" not in step.parts))
     for warning in other.warnings:

@@ -10,6 +10,7 @@ import torch
 from sae_nfm.interop import sae_nfm
 from sae_nfm.models.autoencoder import Autoencoder
 from sae_nfm.recipes.activations import SiteActivations, sample
+from sae_nfm.recipes.recipe import Demand, size_of
 from sae_nfm.training.behaviour import BehaviourTask
 from sae_nfm.training.learning import Learning
 from sae_nfm.training.objectives.behaviour import Behaviour
@@ -95,6 +96,18 @@ class TunedParts:
         train(self.name, task, data, trained, self.run, folder)
         if self.run.ranks.is_first:
             self._publish(autoencoder, folder)
+
+    def blank(self) -> Autoencoder:
+        """As it is before."""
+        return self.beginning.build()
+
+    def demand(self) -> Demand:
+        """Parts of it are trained."""
+        autoencoder = self.blank()
+        trained = autoencoder if "sae" in self.parts else autoencoder.nfm
+        assert trained is not None
+        tokens, parts = self.learning.trained_tokens(), frozenset(self.parts)
+        return Demand(tokens, size_of(trained), autoencoder, parts, self.learning.through_model)
 
     def load(self, folder: Path) -> Autoencoder:
         """The dictionary with its trained parts; the others are as they were."""

@@ -15,7 +15,7 @@ from sae_nfm.models.residuals.linear import LinearControl
 from sae_nfm.recipes.activations import SiteActivations
 from sae_nfm.recipes.course import OWN, Candidate, Step
 from sae_nfm.recipes.plant import FittedPlant
-from sae_nfm.recipes.recipe import Foundation
+from sae_nfm.recipes.recipe import Demand, Foundation
 from sae_nfm.recipes.sae import TrainedSAE
 from sae_nfm.recipes.solved import SolvedLinear
 from sae_nfm.recipes.surroundings import MeasuredSurroundings
@@ -34,6 +34,14 @@ class StudyRecipe(Recipe[T_co], Protocol[T_co]):
 
     def concerns(self, metrics: dict[str, float]) -> list[str]:
         """What is worth a warning."""
+        ...
+
+    def blank(self) -> T_co:
+        """What it would make, in its shapes, with no weights yet."""
+        ...
+
+    def demand(self) -> Demand:
+        """What making it takes."""
         ...
 
 
@@ -101,6 +109,10 @@ class Workshop:
         self.artifacts: dict[str, dict[str, str]] = {}
         self.warnings: list[str] = []
         self._sae: Foundation | None = None
+
+    def reseeded(self, seed: int) -> "Workshop":
+        """Another, in which all is made from another seed."""
+        return Workshop(self.store, self.activations.reseeded(seed), self.run, self.order)
 
     @property
     def autoencoder(self) -> Autoencoder:

@@ -126,6 +126,7 @@ class StudyConfig:
     logger: Part | None
     artifacts: str
     verify: bool
+    plan: bool
     optimize: str
 
 

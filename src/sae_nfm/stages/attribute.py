@@ -116,6 +116,11 @@ class Attribute:
 
         return {"attribution": workshop.run.ranks.from_first(written)}
 
+    def obtain(self, workshop: Workshop) -> None:
+        """NFMs of further seeds."""
+        for further in range(1, self.how.further_seeds + 1):
+            retrained(workshop, workshop.activations.seed + further)
+
     def _verify(
         self, choice: Choice, interactions: Interactions, busiest: Tensor, workshop: Workshop
     ) -> AttributionTask:

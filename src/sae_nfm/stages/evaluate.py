@@ -51,6 +51,12 @@ class Evaluate:
         self._trainer(workshop.run.trainer).test(task, verbose=False)
         return workshop.run.ranks.from_first(lambda: self._found(task, workshop))
 
+    def obtain(self, workshop: Workshop) -> None:
+        """Controls, and what the site's activations are like."""
+        for name, each in self.reconstructions.items():
+            each.build(name, workshop)
+        self._surroundings(workshop)
+
     def _task(self, workshop: Workshop) -> EvaluationTask:
         replacements = {name: each.build(name, workshop) for name, each in self.reconstructions.items()}
         return EvaluationTask(

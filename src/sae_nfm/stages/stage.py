@@ -14,3 +14,7 @@ class Stage(Protocol):
         The parts of all stages are merged, entry by entry.
         """
         ...
+
+    def obtain(self, workshop: Workshop) -> None:
+        """Ask the workshop for all that the stage needs, and do no more."""
+        ...

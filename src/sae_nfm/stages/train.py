@@ -33,6 +33,10 @@ class Train:
         }
         return {"stages": {self.step.name: stage}, **self._about(metrics, workshop)}
 
+    def obtain(self, workshop: Workshop) -> None:
+        """What is trained."""
+        take(self.step, workshop.own, workshop)
+
     def _about(self, metrics: dict[str, float], workshop: Workshop) -> dict[str, Any]:
         own, found = workshop.own, {}
         tokens, speed = _count(metrics.get("train_tokens")), metrics.get("tokens_per_s")

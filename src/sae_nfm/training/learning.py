@@ -86,6 +86,10 @@ class Learning:
             raise NotAllowed(self.tokens_setting, self.num_tokens, allowed)
         return Schedule(rounds * (self.num_tokens // batch_tokens), self.warmup, self.decay)
 
+    def trained_tokens(self, rounds: int = 1) -> int:
+        """Tokens of all whole batches."""
+        return rounds * (self.num_tokens // self.batch_tokens) * self.batch_tokens
+
     def concerns(self, metrics: Mapping[str, float], start: str) -> list[str]:
         """That training did not help, where what it started from was the best that was found."""
         if metrics["best_step"] > 0:

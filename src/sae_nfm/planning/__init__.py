@@ -1,0 +1,1 @@
+"""What a study would make, and what that would take: `plan=true`."""

@@ -1,0 +1,126 @@
+"""Memory, disk and operations, by what is counted: tensors that are alive at once, and matrix products."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import psutil
+import torch
+from torch import nn
+
+from sae_nfm.evaluation.condition import Condition
+from sae_nfm.lm.model import LanguageModel
+from sae_nfm.models.codes import DENSE
+from sae_nfm.models.least_squares import bytes_of
+from sae_nfm.planning.workshop import Planned
+from sae_nfm.recipes.activations import SAMPLE_TOKENS, SiteActivations
+from sae_nfm.training.parts import train_only
+
+_TRAINED = 5
+"""Numbers that are kept for each that is trained: weight, gradient, two moments of Adam, best weight."""
+_SMALL = 8192
+"""Bytes of an artifact beside its weights: manifest, configuration, figures."""
+_POOLS = 4
+"""Pools alive while one is filled: the last one, the pieces, these joined, and the shuffled one."""
+_FLOAT = 4
+
+
+@dataclass(frozen=True)
+class Model:
+    """What the language model takes.
+
+    Args:
+        layers: operations of every layer per token.
+        unembedding: of the logits.
+        parameters: bytes of all weights.
+    """
+
+    layers: list[float]
+    unembedding: float
+    parameters: int
+
+    @classmethod
+    def of(cls, lm: LanguageModel, context: int) -> "Model":
+        """Two operations per weight, and attention to half of the block on average."""
+        attention = 2 * 2 * lm.d_model * context / 2
+        layers = [2.0 * _numbers(layer) + attention for layer in lm.layers]
+        parameters = sum(p.numel() * p.element_size() for p in lm.model.parameters())
+        return cls(layers, 2.0 * lm.d_model * lm.d_vocab, parameters)
+
+    def prefix(self, layer: int) -> float:
+        """Operations per token up to a site in a layer."""
+        return sum(self.layers[: layer + 1])
+
+    def suffix(self, layer: int) -> float:
+        """Operations per token from there to the logits."""
+        return sum(self.layers[layer + 1 :]) + self.unembedding
+
+
+def operations(planned: Planned, model: Model, layer: int) -> float:
+    """Of making something: the model's, and the dictionary's with its encoder as a dense product.
+
+    A backward pass counts twice as much as the pass forward; through frozen layers it counts once.
+    """
+    demand, autoencoder = planned.demand, planned.demand.autoencoder
+    each = model.prefix(layer)
+    if autoencoder is not None:
+        sae = autoencoder.sae
+        each += 2.0 * sae.d_in * sae.d_sae * (3 if "sae" in demand.parts else 1)
+    if demand.through_model:
+        each += 3 * model.suffix(layer)
+    return each * demand.tokens
+
+
+def disk(planned: Iterable[Planned], activations: SiteActivations) -> dict[str, int]:
+    """Bytes that are to be written, by kind."""
+    found: dict[str, int] = {}
+    missing = [each for each in planned if not each.there]
+    for each in missing:
+        found[each.kind] = found.get(each.kind, 0) + each.demand.saved + _SMALL
+    cached = activations.uncached_bytes()
+    if cached and any(each.demand.tokens and not each.demand.through_model for each in missing):
+        found["activations"] = cached + _SMALL
+    return found
+
+
+def training_bytes(planned: Planned, activations: SiteActivations) -> int:
+    """Memory that making something takes beside the model."""
+    demand, autoencoder = planned.demand, planned.demand.autoencoder
+    if planned.there:
+        return 0
+    cfg, d = activations.cfg, activations.lm.d_model
+    batch = cfg.batch_tokens
+    total = 0 if demand.through_model else _POOLS * cfg.pool_tokens * d * activations.itemsize
+    if demand.solved:
+        total = 3 * bytes_of(demand.solved)
+    if autoencoder is None:
+        return total
+    codes = [min(tokens * autoencoder.sae.d_sae, DENSE) * _FLOAT for tokens in (batch, SAMPLE_TOKENS)]
+    total = max(total + codes[0], codes[1])  # a sample is read before anything is trained
+    if demand.parts:
+        train_only(autoencoder, demand.parts)
+        trained = sum(p.numel() for p in autoencoder.parameters() if p.requires_grad)
+        total += _TRAINED * _FLOAT * trained
+    if demand.through_model:
+        total += 8 * batch * d * _FLOAT * len(activations.lm.layers)
+    return total
+
+
+def evaluation_bytes(
+    conditions: list[Condition], blocks: int, rows: int, context: int, num_documents: int, lm: LanguageModel
+) -> int:
+    """Memory of an evaluation beside the model: logits, and sums by document."""
+    token = context * lm.d_vocab * max(_FLOAT, next(lm.model.parameters()).element_size())
+    clean, stacked = 3 * blocks * token, 2 * max(rows, blocks) * token
+    sums = 6 * len(conditions) * num_documents * 8
+    return clean + stacked + sums
+
+
+def resident_bytes(device: torch.device) -> int:
+    """What this process takes now, on a device."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    return psutil.Process().memory_info().rss
+
+
+def _numbers(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

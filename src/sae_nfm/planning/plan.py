@@ -1,0 +1,165 @@
+"""The plan of a study, as `plan=true` prints it."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.table import Column, Table
+
+from sae_nfm.models.least_squares import free_bytes
+from sae_nfm.planning.costs import (
+    Model,
+    disk,
+    evaluation_bytes,
+    operations,
+    resident_bytes,
+    training_bytes,
+)
+from sae_nfm.planning.timing import measured
+from sae_nfm.planning.workshop import Planned, PlannedWorkshop
+from sae_nfm.settings.values import NotAllowed
+from sae_nfm.stages.evaluate import Evaluate
+from sae_nfm.stages.stage import Stage
+
+_GB = 1e9
+
+
+class Line(NamedTuple):
+    """What making one thing takes."""
+
+    planned: Planned
+    operations: float
+    seconds: float
+    memory: int
+
+
+class Plan(NamedTuple):
+    """What a study would make, and what that would take."""
+
+    lines: list[Line]
+    evaluation: Line
+    positions: int
+    measurements: int
+    disk: dict[str, int]
+    """Bytes to be written, by kind of artifact."""
+    memory: int
+    """Bytes at most, on the device that computes."""
+    device: str
+
+    def as_json(self) -> dict[str, Any]:
+        """As plain numbers."""
+        return {
+            "artifacts": {
+                line.planned.name: {
+                    "kind": line.planned.kind,
+                    "fingerprint": line.planned.fingerprint,
+                    "there": line.planned.there,
+                    "tokens": line.planned.demand.tokens,
+                    "operations": line.operations,
+                    "seconds": line.seconds,
+                }
+                for line in self.lines
+            },
+            "evaluation": {
+                "positions": self.positions,
+                "measurements": self.measurements,
+                "operations": self.evaluation.operations,
+                "seconds": self.evaluation.seconds,
+            },
+            "disk": self.disk,
+            "memory": self.memory,
+        }
+
+
+def plan_of(stages: Sequence[Stage], workshop: PlannedWorkshop) -> Plan:
+    """Ask for all that the stages need, and work out what it takes.
+
+    Raises:
+        NotAllowed: the disk or the memory has no room for it.
+    """
+    for stage in stages:
+        stage.obtain(workshop)
+    at = workshop.activations
+    base, model = resident_bytes(at.lm.device), Model.of(at.lm, at.cfg.context)
+    speeds = measured(workshop.planned, at)
+    layer = at.site.layer
+    lines = [
+        Line(each, operations(each, model, layer), speeds.of(each), training_bytes(each, at))
+        for each in workshop.planned
+    ]
+    evaluate = next(stage for stage in stages if isinstance(stage, Evaluate))
+    draws = sum(condition.draws for condition in evaluate.conditions)
+    counted = sum(c.draws for c in evaluate.conditions if c.role not in ("clean", "identity"))
+    scored, blocks = evaluate.scored, evaluate.scored.blocks
+    tokens = scored.num_blocks * blocks.context
+    rows = evaluate.settings.rows or (8 if at.lm.device.type == "cpu" else 64)
+    judged = Line(
+        Planned("evaluation", "", "", False, workshop.planned[0].demand),
+        tokens * (model.prefix(layer) + draws * model.suffix(layer)),
+        tokens * (speeds.prefix + draws * speeds.suffix),
+        evaluation_bytes(
+            evaluate.conditions, scored.batch_size, rows, blocks.context, blocks.num_documents, at.lm
+        ),
+    )
+    memory = base + max(line.memory for line in [*lines, judged])
+    written = disk(workshop.planned, at)
+    plan = Plan(
+        lines, judged, scored.num_tokens, counted * scored.num_tokens, written, memory, str(at.lm.device)
+    )
+    _refuse_what_has_no_room(plan, workshop, base)
+    return plan
+
+
+def _refuse_what_has_no_room(plan: Plan, workshop: PlannedWorkshop, base: int) -> None:
+    at, root = workshop.activations, workshop.store.root
+    needed, free = sum(plan.disk.values()), shutil.disk_usage(_there(root)).free
+    if needed > free:
+        largest = max(plan.disk, key=lambda kind: plan.disk[kind])
+        allowed = f"folders on a disk with {needed / _GB:.1f} GB, of which {largest} take most"
+        raise NotAllowed("artifacts", root, allowed, f"{free / _GB:.1f} GB are free there")
+    grows, left = plan.memory - base, free_bytes(at.lm.device)
+    if grows > left:
+        worst = max([*plan.lines, plan.evaluation], key=lambda line: line.memory).planned.name
+        allowed = f"devices with {grows / _GB:.1f} GB more, which {worst} takes"
+        because = f"{left / _GB:.1f} GB are free on {plan.device}"
+        raise NotAllowed("trainer.accelerator", at.cfg.trainer.accelerator, allowed, because)
+
+
+def _there(folder: Path) -> Path:
+    """The nearest folder that there is."""
+    return next(each for each in [folder.absolute(), *folder.absolute().parents] if each.exists())
+
+
+def print_plan(plan: Plan) -> None:
+    """Say what would be made, what is there, and what it takes."""
+    numbers = [Column(name, justify="right") for name in ("tokens", "FLOPs", "time")]
+    table = Table(Column("artifact", overflow="fold"), "", *numbers)
+    for line in plan.lines:
+        made = "there" if line.planned.there else "to make"
+        figures = ("", "", "") if line.planned.there else _figures(line.planned.demand.tokens, line)
+        table.add_row(f"{line.planned.name} ({line.planned.kind}/{line.planned.fingerprint})", made, *figures)
+    table.add_row("evaluation", "to do", *_figures(plan.positions, plan.evaluation))
+    console = Console()
+    console.print(table)
+    to_make = [line for line in plan.lines if not line.planned.there]
+    seconds = plan.evaluation.seconds + sum(line.seconds for line in to_make)
+    kinds = ", ".join(f"{kind} {_bytes(size)}" for kind, size in plan.disk.items())
+    print(f"measurements: {plan.measurements:,}")
+    print(f"disk: {_bytes(sum(plan.disk.values()))}{kinds and f' ({kinds})'}, and the run's folder")
+    print(f"memory: {_bytes(plan.memory)} on {plan.device}")
+    print(f"time: {_duration(seconds)}, by a few seconds' measurement on this machine")
+
+
+def _figures(tokens: int, line: Line) -> tuple[str, str, str]:
+    return f"{tokens:,}", f"{line.operations:.1e}", _duration(line.seconds)
+
+
+def _bytes(size: float) -> str:
+    return f"{size / _GB:.2f} GB" if size >= _GB / 10 else f"{size / 1e6:.1f} MB"
+
+
+def _duration(seconds: float) -> str:
+    hours, minutes = int(seconds // 3600), int(seconds % 3600 // 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {int(seconds % 60):02d} s"
