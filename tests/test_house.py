@@ -10,7 +10,7 @@ import sae_nfm
 HOUSE = Path(sae_nfm.__file__).parent
 ROOMS = (
     *("settings", "store", "lm", "data", "models", "interop", "measures", "training", "baselines", "recipes"),
-    *("evaluation", "attribution", "findings", "stages", "config", "launch"),
+    *("evaluation", "attribution", "findings", "stages", "planning", "config", "launch"),
     *("export", "attribute", "api", "__main__"),
 )
 """Every room imports from itself and from those before it."""

@@ -1,17 +1,14 @@
 """The frozen language model, cut at one site: tokens → prefix → activation → (spliced) → suffix → logits."""
 
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedTokenizerFast
 
-from sae_nfm.lm.layers import entered
+from sae_nfm.lm.cut import Cut
 from sae_nfm.lm.load import boot
 from sae_nfm.lm.site import HOOKS, Prefix, Site
 from sae_nfm.settings.values import NotAllowed, checked
@@ -45,11 +42,8 @@ class LanguageModel:
         self.model, self.bridge = boot(path, DTYPES[dtype])
         for each in (self.model, self.bridge):
             each.eval().requires_grad_(False)
-        layers = self.model.get_submodule(_name_of(self.bridge.blocks[0]).removesuffix(".0"))
-        assert isinstance(layers, nn.ModuleList)
-        self.layers = layers
-        self._returns_tuple = self._returns_tuples()
-        self.unembed = self.model.get_submodule(_name_of(self.bridge.unembed))
+        self._cut = Cut(self.model, self.bridge)
+        self.layers, self.unembed = self._cut.layers, self._cut.unembed
         cfg = self.bridge.cfg
         self.n_layers: int = cfg.n_layers
         self.d_model: int = cfg.d_model
@@ -105,49 +99,9 @@ class LanguageModel:
         Raises:
             NotAllowed: NaN or infinity is among the activations.
         """
-        prefix = self._run_to(site, tokens.to(self.device))
+        prefix = self._cut.read(site, tokens.to(self.device))
         self.check_finite(prefix.activation, f"its activations at {site.name}")
         return prefix
-
-    def _run_to(self, site: Site, tokens: Int64[Tensor, "block pos"]) -> Prefix:
-        if site.hook == "resid_pre":
-            resid = self._input_of(site.layer, tokens)
-            return Prefix(resid, resid)
-        read: list[Tensor] = []
-        with self._changed(site, lambda output: read.append(_first(output))):
-            resid = self._input_of(site.layer, tokens, compute=True)
-        entered_next = site.layer_entered(self.n_layers) is not None
-        return Prefix(activation=read[0], resid=read[0] if entered_next else resid)
-
-    def _input_of(
-        self, layer: int, tokens: Int64[Tensor, "block pos"], compute: bool = False
-    ) -> Float[Tensor, "block pos d_model"]:
-        """What a layer gets; with `compute`, the layer is run too. The model goes no further."""
-        read: list[Tensor] = []
-
-        def keep(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            read.append(args[0])
-            if not compute:
-                raise _FarEnough
-
-        def stop(module: nn.Module, args: Any, output: Any) -> None:
-            raise _FarEnough
-
-        with ExitStack() as hooks, suppress(_FarEnough):
-            hooks.enter_context(self.layers[layer].register_forward_pre_hook(keep))
-            if compute:
-                hooks.enter_context(self.layers[layer].register_forward_hook(stop))
-            self.model(tokens, use_cache=False)
-        return read[0]
-
-    def _changed(self, site: Site, change: Callable[[Any], Any]) -> RemovableHandle:
-        """Show the output at a site, as its module returns it; what is not None goes on in its place."""
-        module: nn.Module = self.layers[site.layer]
-        if not site.hook.startswith("resid"):
-            block: Any = self.bridge.blocks[site.layer]
-            path = block.hook_aliases[f"hook_{site.hook}"].removesuffix(".hook_out")
-            module = module.get_submodule(_name_of(block.get_submodule(path)))
-        return module.register_forward_hook(lambda module, args, output: change(output))
 
     @torch.no_grad()
     def suffix(
@@ -169,51 +123,14 @@ class LanguageModel:
         activation = activation.to(DTYPES[self.dtype])
         start = site.layer_entered(self.n_layers)
         if start is not None:
-            return self._run_from(start, activation)
-        with self._changed(site, lambda output: _instead(output, activation)):
-            return self._run_from(site.layer, resid)
-
-    def _run_from(self, layer: int, resid: Float[Tensor, "row pos d_model"]) -> Tensor:
-        """The logits of rows that enter a layer; tokens that nobody reads say where they stand."""
-        tokens = torch.zeros(resid.shape[:2], dtype=torch.int64, device=resid.device)
-        with entered(self.layers, layer, resid, self._returns_tuple):
-            return self.model(tokens, use_cache=False).logits
-
-    def _returns_tuples(self) -> bool:
-        """Whether this architecture's layers return the residual stream in a tuple."""
-        found: list[Any] = []
-
-        def stop(module: nn.Module, args: Any, output: Any) -> None:
-            found.append(output)
-            raise _FarEnough
-
-        with self.layers[0].register_forward_hook(stop), suppress(_FarEnough):
-            self.model(torch.zeros(1, 1, dtype=torch.int64), use_cache=False)
-        return isinstance(found[0], tuple)
+            return self._cut.run_from(start, activation)
+        with self._cut.spliced(site, activation):
+            return self._cut.run_from(site.layer, resid)
 
     @torch.no_grad()
     def logits(self, tokens: Int64[Tensor, "block pos"]) -> Float[Tensor, "block pos d_vocab"]:
         """The plain full run."""
         return self.model(tokens.to(self.device), use_cache=False).logits
-
-
-class _FarEnough(Exception):
-    """The model has come as far as it has to."""
-
-
-def _name_of(component: nn.Module) -> str:
-    """What a component of the bridge is called in the model."""
-    name = getattr(component, "name", None)
-    assert isinstance(name, str)
-    return name
-
-
-def _first(output: Tensor | tuple[Tensor, ...]) -> Tensor:
-    return output[0] if isinstance(output, tuple) else output
-
-
-def _instead(output: Tensor | tuple[Any, ...], activation: Tensor) -> Tensor | tuple[Any, ...]:
-    return (activation, *output[1:]) if isinstance(output, tuple) else activation
 
 
 def _broken_weight(model: nn.Module) -> str | None:

@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 from sae_nfm.evaluation.condition import Condition
-from sae_nfm.lm.model import LanguageModel
+from sae_nfm.lm.model import DTYPES, LanguageModel
 from sae_nfm.models.codes import DENSE
 from sae_nfm.models.least_squares import bytes_of
 from sae_nfm.planning.workshop import Planned
-from sae_nfm.recipes.activations import SAMPLE_TOKENS, SiteActivations
+from sae_nfm.recipes.activations import SAMPLE_TOKENS, Kept, SiteActivations
+from sae_nfm.store.store import fingerprint
 from sae_nfm.training.parts import train_only
 
 _TRAINED = 5
@@ -76,10 +77,25 @@ def disk(planned: Iterable[Planned], activations: SiteActivations) -> dict[str, 
     missing = [each for each in planned if not each.there]
     for each in missing:
         found[each.kind] = found.get(each.kind, 0) + each.demand.saved + _SMALL
-    cached = activations.uncached_bytes()
+    cached = _uncached_bytes(activations)
     if cached and any(each.demand.tokens and not each.demand.through_model for each in missing):
         found["activations"] = cached + _SMALL
     return found
+
+
+def _uncached_bytes(activations: SiteActivations) -> int:
+    """Of activations that are to be kept on disk; 0 where they are there, or need not be."""
+    if activations.cache is None:
+        return 0
+    kept = Kept(activations, activations.cache)
+    there = (activations.store.root / "activations" / fingerprint(kept.spec())).exists()
+    return 0 if there else kept.num_tokens * activations.lm.d_model * _itemsize(activations)
+
+
+def _itemsize(activations: SiteActivations) -> int:
+    """Bytes of a number of an activation as it is read."""
+    cache = activations.cache
+    return (DTYPES[activations.lm.dtype] if cache is None else cache.dtype).itemsize
 
 
 def training_bytes(planned: Planned, activations: SiteActivations) -> int:
@@ -89,7 +105,7 @@ def training_bytes(planned: Planned, activations: SiteActivations) -> int:
         return 0
     cfg, d = activations.cfg, activations.lm.d_model
     batch = cfg.batch_tokens
-    total = 0 if demand.through_model else _POOLS * cfg.pool_tokens * d * activations.itemsize
+    total = 0 if demand.through_model else _POOLS * cfg.pool_tokens * d * _itemsize(activations)
     if demand.solved:
         total = 3 * bytes_of(demand.solved)
     if autoencoder is None:

@@ -12,7 +12,7 @@ from sae_nfm.data.cache import ActivationCache, CachedActivations
 from sae_nfm.data.corpora import Corpus
 from sae_nfm.data.tokens import TokenBlocks, TokenSplits, prepare_tokens
 from sae_nfm.data.training_blocks import BlockModule
-from sae_nfm.lm.model import DTYPES, LanguageModel
+from sae_nfm.lm.model import LanguageModel
 from sae_nfm.lm.site import Site
 from sae_nfm.settings.schema import plain
 from sae_nfm.store.company import ALONE, Company
@@ -121,51 +121,53 @@ class SiteActivations:
         """The training activations, computed anew."""
         return self._stream(self.splits.train, self.seed)
 
+    def unordered(self) -> ActivationStream:
+        """The training activations in an order that is the same in every study."""
+        return self._stream(self.splits.train, 0)
+
     def validation(self, seed: int) -> ActivationStream:
         """Activations of held-out documents; with seed 0 the same tokens in every study."""
         return self._stream(self.splits.validation, seed)
 
-    @property
-    def itemsize(self) -> int:
-        """Bytes of a number of an activation as it is read."""
-        return (self.cache.dtype if self.cache is not None else DTYPES[self.lm.dtype]).itemsize
-
-    def uncached_bytes(self) -> int:
-        """What is to be written before activations are read; 0 where they are cached, or need not be."""
-        if self.cache is None:
-            return 0
-        if (self.store.root / "activations" / fingerprint(self._cached_spec())).exists():
-            return 0
-        return self._cached_tokens() * self.lm.d_model * self.itemsize
-
-    def _cached_tokens(self) -> int:
-        assert self.cache is not None
-        wanted = self.cache.tokens or max(self.cfg.train_tokens, self.cfg.nfm_train_tokens)
-        return min(wanted, self._stream(self.splits.train, 0).tokens_per_round)
-
-    def _cached_spec(self) -> dict[str, Any]:
-        spec = self.training_spec() | {"num_tokens": self._cached_tokens()}
-        del spec["seed"]
-        return spec
-
     @cached_property
     def _training(self) -> ActivationSequence:
         """The training activations, from disk where they are cached: the cache is hashed once a study."""
-        cache = self.cache
-        if cache is None:
-            return self.stream()
-        any_seed = self._stream(self.splits.train, 0)  # all seeds share the cache, and permute it
-        num_tokens, spec = self._cached_tokens(), self._cached_spec()
-
-        def make(folder: Path) -> None:
-            cache.write(any_seed, num_tokens, folder)
-
-        folder = self.store.fetch("activations", spec, make, about=self.about)
-        where = (self.lm.device, self.company)
-        return CachedActivations(cache, folder, num_tokens, self.lm.d_model, self.seed, *where)
+        return self.stream() if self.cache is None else Kept(self, self.cache).sequence()
 
     def _stream(self, split: TokenBlocks, seed: int) -> ActivationStream:
         return ActivationStream(self.lm, self.site, split, self.cfg.lm_batch, seed, self.company)
+
+
+class Kept:
+    """Training activations on disk, which all seeds share, and permute.
+
+    Args:
+        activations: of the site.
+        cache: how they are kept.
+    """
+
+    def __init__(self, activations: SiteActivations, cache: ActivationCache) -> None:
+        self.activations, self.cache = activations, cache
+        cfg, self._stream = activations.cfg, activations.unordered()
+        wanted = cache.tokens or max(cfg.train_tokens, cfg.nfm_train_tokens)
+        self.num_tokens = min(wanted, self._stream.tokens_per_round)
+
+    def spec(self) -> dict[str, Any]:
+        """What determines them."""
+        spec = self.activations.training_spec() | {"num_tokens": self.num_tokens}
+        del spec["seed"]
+        return spec
+
+    def sequence(self) -> CachedActivations:
+        """They, written first where they are not there."""
+        at = self.activations
+
+        def make(folder: Path) -> None:
+            self.cache.write(self._stream, self.num_tokens, folder)
+
+        folder = at.store.fetch("activations", self.spec(), make, about=at.about)
+        where = (at.lm.device, at.company)
+        return CachedActivations(self.cache, folder, self.num_tokens, at.lm.d_model, at.seed, *where)
 
 
 def sample(activations: ActivationSequence) -> torch.Tensor:
