@@ -140,10 +140,10 @@ def test_no_process_of_a_job_outlives_it(sweep, suite):
 
 def test_optimize_names_a_number_of_the_result():
     result = {"reduction": {"value": 0.25}, "conditions": {"sae": {"kl": {"mean": 2}}}, "nfm": None}
-    assert launch._number(result, "reduction.value") == 0.25
-    assert launch._number(result, "conditions.sae.kl.mean") == 2
-    assert launch._number(result, "nfm.order") is None
-    assert launch._number(result, "conditions.sae") is None
+    assert launch.number(result, "reduction.value") == 0.25
+    assert launch.number(result, "conditions.sae.kl.mean") == 2
+    assert launch.number(result, "nfm.order") is None
+    assert launch.number(result, "conditions.sae") is None
 
 
 def test_the_command_is_that_of_one_study(tmp_path):
