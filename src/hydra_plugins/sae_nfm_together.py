@@ -10,14 +10,7 @@ from omegaconf import DictConfig
 
 
 class Together(Launcher):
-    """Runs the jobs of a sweep that share model, text and site in one process.
-
-    Args:
-        memory_gb: that a process may take; None for what is free on the device.
-    """
-
-    def __init__(self, memory_gb: float | None) -> None:
-        self.memory_gb = memory_gb
+    """Runs the jobs of a sweep that share model, text and site in one process."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keep what jobs are composed with."""
@@ -28,4 +21,4 @@ class Together(Launcher):
         from sae_nfm.launch.together import launch  # here: Hydra imports its plugins for every command
 
         jobs: list[tuple[int, list[Any]]] = [(initial_job_idx + i, [*o]) for i, o in enumerate(job_overrides)]
-        return launch(jobs, self.config, self.hydra_context, self.memory_gb)
+        return launch(jobs, self.config, self.hydra_context)

@@ -49,7 +49,7 @@ class Member(NamedTuple):
 
 
 def launch(
-    jobs: Sequence[tuple[int, list[str]]], config: DictConfig, context: HydraContext, memory_gb: float | None
+    jobs: Sequence[tuple[int, list[str]]], config: DictConfig, context: HydraContext
 ) -> list[JobReturn]:
     """Run the jobs of a sweep, those that share a model, a text and a site in one process.
 
@@ -57,7 +57,6 @@ def launch(
         jobs: number and overrides of each.
         config: of the sweep.
         context: that composes a job's configuration.
-        memory_gb: that a process may take; None for what is free.
 
     Returns:
         As Hydra wants it, with the number that `optimize` names.
@@ -74,7 +73,7 @@ def launch(
         member.job.record(outcome or Outcome(UNFINISHED))
         if outcome is None:
             to_run.append(member)
-    for index, group in enumerate(_groups(to_run, memory_gb)):
+    for index, group in enumerate(_groups(to_run)):
         _run(group, sweep / f"together_{index}.log")
     return [_returned(member) for member in members]
 
@@ -93,7 +92,7 @@ def _member(number: int, overrides: list[str], config: DictConfig, context: Hydr
     return Member(Job(folder), cfg, hydra)
 
 
-def _groups(members: list[Member], memory_gb: float | None) -> list[list[Member]]:
+def _groups(members: list[Member]) -> list[list[Member]]:
     """Those that can share a process, in the order in which they came."""
     groups: dict[str, list[Member]] = {}
     for member in members:
