@@ -165,3 +165,19 @@ def test_alone_everything_is_computed_at_once():
     attempts = iter([False, True])
     ALONE.wait_for(lambda: next(attempts))
     assert next(attempts, None) is None
+
+
+def test_what_depends_on_a_content_is_computed_once_for_each():
+    computed = []
+
+    def study(company):
+        return [
+            company.once_of(
+                "sum", torch.tensor(numbers), lambda n=numbers: computed.append(n) or sum(n), place
+            )
+            for place, numbers in enumerate(([1, 2], [3, 4], [1, 2]))
+        ]
+
+    assert together(study, study) == [[3, 7, 3]] * 2
+    assert computed == [[1, 2], [3, 4], [1, 2]]  # nothing is kept longer than until all have it
+    assert study(ALONE) == [3, 7, 3]

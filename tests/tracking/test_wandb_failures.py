@@ -120,3 +120,13 @@ def test_a_server_that_is_not_there_costs_no_result(tmp_path, corpus_file, monke
     assert "going on offline" in printed
     assert list(offline_runs(tmp_path / "run")) == ["sae", "nfm", "evaluation"]
     assert time.monotonic() - started < 300
+
+
+def test_the_service_ends_with_the_last_of_the_runs_that_share_a_process(tracker, job, tmp_path, monkeypatch):
+    ended = []
+    monkeypatch.setattr(wandb, "teardown", lambda: ended.append(True))
+    with tracker(job, offline=True).stage("sae", tmp_path):
+        with tracker(job, offline=True).stage("nfm", tmp_path / "other"):
+            assert ended == []
+        assert ended == []
+    assert ended == [True]

@@ -1,7 +1,7 @@
 """`study`: what `python -m sae_nfm` does, from Python."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from omegaconf import DictConfig
 
 from sae_nfm.launch import study as one_study
-from sae_nfm.launch.composed import composed
+from sae_nfm.launch.composed import check_one_process, composed
 from sae_nfm.launch.quiet import quiet
 from sae_nfm.settings.schema import register
 from sae_nfm.settings.values import NotAllowed
@@ -64,15 +64,8 @@ def _composed(overrides: Sequence[str]) -> tuple[DictConfig, HydraConf]:
     if hydra.mode == RunMode.MULTIRUN:
         because = "a sweep is many studies, each of which is a process of its own"
         raise NotAllowed("hydra.mode", "MULTIRUN", "RUN; `python -m sae_nfm -m` runs sweeps", because)
-    _check_one_process(cfg.trainer)
+    check_one_process(cfg.trainer, "this process is one; `python -m sae_nfm` starts several")
     return cfg, hydra
-
-
-def _check_one_process(trainer: Mapping[str, Any]) -> None:
-    for setting in ("devices", "num_nodes"):
-        if (value := trainer.get(setting, 1)) != 1:
-            because = "this process is one; `python -m sae_nfm` starts several"
-            raise NotAllowed(f"trainer.{setting}", value, "1", because)
 
 
 @contextmanager

@@ -44,6 +44,10 @@ class Settings(NamedTuple):
     seed: int
     """Of the random draws."""
 
+    def rows_on(self, device: torch.device) -> int:
+        """Blocks that go through the suffix at once on a device."""
+        return self.rows or (8 if device.type == "cpu" else 64)
+
 
 class EvaluationTask(LightningModule):
     """Splices every condition into the model and sums what it does to the next-token distribution.
@@ -96,7 +100,7 @@ class EvaluationTask(LightningModule):
         if self.settings.save_tokens is not None:
             names = [condition.name for condition in self.conditions]
             self.export = TokenExport(self.settings.save_tokens, names, self.trainer.global_rank)
-        rows = self.settings.rows or (8 if self.device.type == "cpu" else 64)
+        rows = self.settings.rows_on(self.device)
         self.splicing = Splicing(self.lm, self.site, self.conditions, self.by_name, rows)
         if self.surroundings is not None:
             self.surroundings = self.surroundings.to(self.device)

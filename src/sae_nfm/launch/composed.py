@@ -1,6 +1,7 @@
 """A study's configuration from its overrides, where Hydra does not run the program."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.conf import HydraConf
@@ -10,21 +11,21 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sae_nfm.launch.errors import explained
 from sae_nfm.settings.schema import CONFIG_DIR
+from sae_nfm.settings.values import NotAllowed
 
 
-def composed(overrides: Sequence[str], name: str = "study") -> tuple[DictConfig, HydraConf]:
+def composed(overrides: Sequence[str]) -> tuple[DictConfig, HydraConf]:
     """The study's settings, and Hydra's.
 
     Args:
         overrides: as on the command line.
-        name: of the primary configuration.
 
     Raises:
         ValueError: the overrides do not compose; where a key or a value is to blame it is a `NotAllowed`.
     """
     try:
         with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
-            cfg = compose(name, list(overrides), return_hydra_config=True)
+            cfg = compose("study", list(overrides), return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise explained(error, CONFIG_DIR, overrides) from error
     hydra = cfg.hydra
@@ -32,3 +33,10 @@ def composed(overrides: Sequence[str], name: str = "study") -> tuple[DictConfig,
     OmegaConf.set_struct(cfg, False)
     del cfg["hydra"]
     return cfg, hydra
+
+
+def check_one_process(trainer: Mapping[str, Any], because: str) -> None:
+    """Raise a `NotAllowed` where a trainer asks for more than the process that there is."""
+    for setting in ("devices", "num_nodes"):
+        if (value := trainer.get(setting, 1)) != 1:
+            raise NotAllowed(f"trainer.{setting}", value, "1", because)

@@ -13,14 +13,13 @@ from typing import Any, TextIO
 from hydra.conf import HydraConf
 from omegaconf import DictConfig, OmegaConf
 
-from sae_nfm.launch.composed import composed
+from sae_nfm.launch.composed import check_one_process, composed
 from sae_nfm.launch.errors import errors_of_a_study
 from sae_nfm.launch.jobs import DONE, FAILED, Job, Outcome
 from sae_nfm.launch.quiet import quiet
 from sae_nfm.launch.single import run_composed
 from sae_nfm.launch.together import jobs_of_this_process
 from sae_nfm.settings.schema import register
-from sae_nfm.settings.values import NotAllowed
 from sae_nfm.store.company import Together
 from sae_nfm.store.processes import end_with_parent, raise_when_terminated
 
@@ -38,7 +37,6 @@ def main() -> None:
     company, printed = Together(len(jobs)), _ByThread(sys.stdout)
     sys.stdout = sys.stderr = printed
     logging.basicConfig(level=logging.INFO, format=_FORMAT, datefmt=_TIME, stream=printed, force=True)
-    logging.captureWarnings(False)
     threads = [threading.Thread(target=_run, args=(job, company, printed), daemon=True) for job in jobs]
     with quiet(), _ended_with_this(company, threads):
         for thread in threads:
@@ -86,10 +84,7 @@ def _composed(overrides: list[str], job: Job) -> tuple[DictConfig, HydraConf]:
     cfg, hydra = composed(overrides)
     OmegaConf.set_struct(cfg, True)
     hydra.runtime.output_dir = str(job.folder)
-    for setting in ("devices", "num_nodes"):
-        if cfg.trainer[setting] not in (1, "auto"):
-            because = "studies that share a process have one device"
-            raise NotAllowed(f"trainer.{setting}", cfg.trainer[setting], "1", because)
+    check_one_process(cfg.trainer, "studies that share a process have one device")
     return cfg, hydra
 
 

@@ -50,8 +50,9 @@ def run(cfg: DictConfig, folder: Path, origin: dict[str, Any], company: Company 
     stages = config.stages(cfg, workshop, folder)
     if cfg.plan:
         plan = plan_of(stages, PlannedWorkshop.of(workshop))
-        write_atomically(folder / "plan.json", json.dumps(plan.as_json(), indent=1))
-        print_plan(plan)
+        if ranks.is_first:
+            write_atomically(folder / "plan.json", json.dumps(plan.as_json(), indent=1))
+            print_plan(plan)
         return plan.as_json()
     ranks.from_first(workshop.activations.check_finite)
     found = record.header(cfg, origin, workshop.activations.lm)

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
 from transformers.utils import logging as transformers_logging
@@ -17,14 +16,6 @@ from sae_nfm.lm.layers import fuse_gelu
 from sae_nfm.settings.values import NotAllowed
 
 _NAMED = 4  # missing weights named in an error
-
-
-def drop_added_bias(bridge: TransformerBridge) -> None:
-    """Take away the zeros that the bridge adds to the logits of a model without a bias, at a copy of them."""
-    unembed = bridge.unembed.original_component
-    assert isinstance(unembed, nn.Module)
-    if "bias" in dict(unembed.named_buffers()):
-        unembed.register_buffer("bias", None)
 
 
 class Booted(NamedTuple):
@@ -81,7 +72,6 @@ def boot(path: str, dtype: torch.dtype) -> Booted:
             "models with all the weights that their config.json asks for",
             f"{len(loader.not_found)} of its weights are missing, and would be random: {named}",
         )
-    drop_added_bias(bridge)
     return Booted(loader.model, bridge)
 
 

@@ -19,6 +19,7 @@ from sae_nfm.planning.costs import (
 )
 from sae_nfm.planning.timing import measured
 from sae_nfm.planning.workshop import Planned, PlannedWorkshop
+from sae_nfm.recipes.recipe import Demand
 from sae_nfm.settings.values import NotAllowed
 from sae_nfm.stages.evaluate import Evaluate
 from sae_nfm.stages.stage import Stage
@@ -94,9 +95,9 @@ def plan_of(stages: Sequence[Stage], workshop: PlannedWorkshop) -> Plan:
     counted = sum(c.draws for c in evaluate.conditions if c.role not in ("clean", "identity"))
     scored, blocks = evaluate.scored, evaluate.scored.blocks
     tokens = scored.num_blocks * blocks.context
-    rows = evaluate.settings.rows or (8 if at.lm.device.type == "cpu" else 64)
+    rows = evaluate.settings.rows_on(at.lm.device)
     judged = Line(
-        Planned("evaluation", "", "", False, workshop.planned[0].demand),
+        Planned("evaluation", "", "", False, Demand(tokens, saved=0)),
         tokens * (model.prefix(layer) + draws * model.suffix(layer)),
         tokens * (speeds.prefix + draws * speeds.suffix),
         evaluation_bytes(

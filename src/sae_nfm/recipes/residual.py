@@ -84,8 +84,8 @@ class TrainedResidual(OnAnSAE):
         both = Autoencoder(autoencoder.normalizer, autoencoder.sae, self.model, autoencoder.plant)
         both.initialize_nfm_(sample(data.training))
         schedule, seed = learning.schedule(self.rounds), self.activations.seed
-        how = (learning.reconstruction, learning.optimizer, schedule, seed)
-        task = NFMTask(both, *how, self.activations.company, fingerprint(self.on_this_sae()))
+        task = NFMTask(both, learning.reconstruction, learning.optimizer, schedule, seed)
+        task.company, task.on = self.activations.company, fingerprint(self.on_this_sae())
         train(self.name, task, data, self.model, self.run, folder)
 
     def blank(self) -> ResidualModel:

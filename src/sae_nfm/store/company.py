@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 T = TypeVar("T")
 _PAUSE = 0.1  # seconds between two looks at what another process does
@@ -28,6 +29,10 @@ class Company:
             compute: makes it; what it makes is not to be changed.
             place: how far on in a study it is asked for; who is behind is served first.
         """
+        return compute()
+
+    def once_of(self, what: Hashable, content: Tensor, compute: Callable[[], T], place: int = 0) -> T:
+        """As `once`, for what depends on the content of a tensor, which is read where there is company."""
         return compute()
 
     def kept(self, key: Hashable, make: Callable[[], T]) -> T:
@@ -94,6 +99,10 @@ class Together(Company):
             self._held = None  # let go of it before the next is made
             self._held = (key, compute())
         return self._held[1]
+
+    def once_of(self, what: Hashable, content: Tensor, compute: Callable[[], T], place: int = 0) -> T:
+        """As `Company`."""
+        return self.once((what, content.cpu().numpy().tobytes()), compute, place)
 
     def kept(self, key: Hashable, make: Callable[[], T]) -> T:
         """As `Company`."""

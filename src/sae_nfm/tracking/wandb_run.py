@@ -24,8 +24,12 @@ class WandbRun:
         run: the run; None where it could not be opened, and in processes other than the first.
     """
 
+    num_open = 0
+    """In this process: studies that share it have runs of their own."""
+
     def __init__(self, run: wandb.Run | None) -> None:
         self._run, self._broken = run, False
+        WandbRun.num_open += run is not None
         self._folder = run and shlex.quote(run.settings.sync_dir)
 
     def draw_over_steps(self) -> None:
@@ -64,12 +68,13 @@ class WandbRun:
         self._attempt("sending an artifact", upload)
 
     def finish(self, exit_code: int = 0) -> None:
-        """Hand over what is left, close the run, and end the process that W&B has for it."""
+        """Hand over what is left, and close the run; with the last one ends the process that W&B has."""
         if self._run is None:
             return
         self._broken = False
         self._attempt("finishing", lambda run: run.finish(exit_code=exit_code))
         self._run = None
+        WandbRun.num_open -= 1
         end_service()
 
     def _attempt(self, what: str, act: Callable[[wandb.Run], Any]) -> None:
@@ -84,11 +89,13 @@ class WandbRun:
 
 
 def end_service() -> None:
-    """End W&B's own process; the next run starts one, which reads the environment again.
+    """End W&B's own process, unless a run is open; the next starts one, which reads the environment again.
 
     Without a server that process may wait for hours, and a study that ends would wait for it: it is given up
     then, and ends itself after the study.
     """
+    if WandbRun.num_open:
+        return
     thread = Thread(target=_tear_down, daemon=True)  # a thread also because it calls `sys.exit` after a crash
     thread.start()
     thread.join(_GRACE)

@@ -58,7 +58,6 @@ class BehaviourTask(SAETask):
         company: Company = ALONE,
     ) -> None:
         super().__init__(autoencoder, Reconstruction(), optimizer, schedule, seed, parts)
-        self.company = company
         self.behaviour, self.lm, self.site, self.bos_id = objective, lm, site, bos_id
         self.passage = Passage(lm, site, objective.reads_streams, lm.checkpointing)
         of_all = company if autoencoder.plant is None else ALONE  # what is planted is the study's own
@@ -105,8 +104,8 @@ class BehaviourTask(SAETask):
 
     def _at_the_site(self, tokens: Int64[Tensor, "block pos"]) -> SiteBatch:
         self.through.place = self.global_step * tokens.numel()
-        what = ("prefix", self.passage.identity, tokens.cpu().numpy().tobytes())
-        prefix = self.company.once(what, lambda: self.passage.prefix(tokens), self.through.place)
+        company, what = self.through.company, ("prefix", self.passage.identity)
+        prefix = company.once_of(what, tokens, lambda: self.passage.prefix(tokens), self.through.place)
         return SiteBatch(prefix.activation, prefix.resid, tokens, tokens != self.bos_id)
 
     def _share(self, num_tokens: int) -> float:

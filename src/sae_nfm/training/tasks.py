@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from sae_nfm.measures.quality import DictionaryQuality
 from sae_nfm.models.autoencoder import Autoencoder, Explained
 from sae_nfm.models.saes.firing import Firing
-from sae_nfm.store.company import ALONE, Company
+from sae_nfm.store.company import ALONE
 from sae_nfm.training.learning import OptimizerFactory
 from sae_nfm.training.objectives.reconstruction import Reconstruction
 from sae_nfm.training.parts import Made, Part, make, train_only
@@ -167,31 +167,12 @@ class SAETask(DictionaryTask):
 
 
 class NFMTask(DictionaryTask):
-    """Train the autoencoder's NFM, or what stands in its place, on the residual of the frozen SAE.
+    """Train the autoencoder's NFM, or what stands in its place, on the residual of the frozen SAE."""
 
-    Args:
-        autoencoder: holds what is trained; its other parameters are frozen.
-        objective: the loss.
-        optimizer: an optimizer that lacks only its parameters.
-        schedule: of the learning rate, by step.
-        seed: what dropout is drawn from, together with the step and the rank.
-        company: the studies of this process.
-        sae: identifies the SAE among theirs, with what is planted on it.
-    """
-
-    def __init__(
-        self,
-        autoencoder: Autoencoder,
-        objective: Reconstruction,
-        optimizer: OptimizerFactory,
-        schedule: Schedule,
-        seed: int,
-        company: Company = ALONE,
-        sae: str = "",
-    ) -> None:
-        super().__init__(autoencoder, objective, optimizer, schedule, seed)
-        self.company, self.sae = company, sae
-
+    company = ALONE
+    """The studies of this process."""
+    on = ""
+    """Identifies the SAE among theirs, with what is planted on it."""
     watched = "residual_explained"
     least = -math.inf  # a linear part that was solved on too few tokens may be worse than none
     optimizer_setting = "nfm_optimizer"
@@ -216,7 +197,7 @@ class NFMTask(DictionaryTask):
     @torch.no_grad()
     def _explained(self, batch: Float[Tensor, "token d_in"]) -> Explained:
         """What the SAE makes of a batch, which studies that read the same have in the same place."""
-        where = (self.sae, batch.data_ptr(), batch.shape)
+        where = (self.on, batch.data_ptr(), batch.shape)
         place = self.global_step * len(batch)
 
         def explain() -> tuple[Tensor, Explained]:  # with the batch, so that no other can be in its place

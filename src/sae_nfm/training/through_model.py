@@ -93,8 +93,8 @@ class ThroughModel:
         """What the clean run reaches; None where the objective does not read it."""
         if not self.objective.reads_clean:
             return None
-        what = ("clean", self.passage.identity, batch.tokens.cpu().numpy().tobytes())
-        return self.company.once(what, lambda: self.passage(batch.x, batch.resid), self.place)
+        what, at = ("clean", self.passage.identity), (batch.x, batch.resid)
+        return self.company.once_of(what, batch.tokens, lambda: self.passage(*at), self.place)
 
     def by_token(
         self,
