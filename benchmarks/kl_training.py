@@ -6,7 +6,6 @@ same NFM with Adam.
 """
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from memory import peak_of
 from operations import Shape
 from timing import Bar, Report, arguments, interleaved, parsed, speedup
 from torch import Tensor
@@ -151,17 +151,15 @@ def copies_of_logits(name: str, args: argparse.Namespace) -> float:
     return float(done.stdout.split()[-1]) / (args.blocks * 128 * VOCABULARY * 4)
 
 
-def peak(name: str, args: argparse.Namespace) -> float:
-    """Bytes that a step takes beside what is there before and after it."""
+def peak(name: str, args: argparse.Namespace) -> int:
+    """Bytes that a first step takes beside what is there before it."""
     with tempfile.TemporaryDirectory() as folder:
         config = GPT2Config(n_embd=64, n_layer=6, n_head=4, vocab_size=VOCABULARY, n_positions=128)
         AutoModelForCausalLM.from_config(config).save_pretrained(folder)
         for file in ASSETS.joinpath("docs_lm").glob("tokenizer*"):
             Path(folder, file.name).write_bytes(file.read_bytes())
         step = steps(LanguageModel(folder, "float32"), args)[name]
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        step()
-        return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+        return peak_of(step)
 
 
 def main() -> None:
