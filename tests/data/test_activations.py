@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from sae_nfm.data.activations import ActivationModule, ActivationStream, Pool, PooledBatches
+from sae_nfm.data.tokens import TokenBlocks
 from sae_nfm.lm.site import Prefix, Site
 
 SITE = Site(0, "resid_post")
@@ -34,9 +35,10 @@ class TokenIds:
         return Prefix(activation, activation)
 
 
-@pytest.fixture(scope="module")
-def blocks(splits):
-    return splits.train
+@pytest.fixture(scope="module", params=[0, 2], ids=["all", "two_skipped"])
+def blocks(splits, request):
+    folder, split, context, _ = splits.train.source
+    return TokenBlocks(folder, split, context, request.param, splits.train.bos_id)
 
 
 def stream_of(blocks, lm_batch=5, seed=0):
@@ -51,11 +53,13 @@ def places(activations):
 @pytest.fixture(scope="module")
 def scored_places(blocks):
     tokens = blocks.tokens(range(len(blocks)))
-    return set((tokens != blocks.bos_id).flatten().nonzero().squeeze(1).tolist())
+    counted = tokens != blocks.bos_id
+    counted[:, 1 : 1 + blocks.skipped] = False
+    return set(counted.flatten().nonzero().squeeze(1).tolist())
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_a_round_holds_every_token_but_bos_exactly_once(blocks, scored_places, seed):
+def test_a_round_holds_every_token_but_bos_and_the_skipped_exactly_once(blocks, scored_places, seed):
     stream = stream_of(blocks, seed=seed)
     assert stream.tokens_per_round == len(scored_places)
     activations = stream.read(0, stream.tokens_per_round)
@@ -168,7 +172,7 @@ def test_the_stream_reads_the_real_model_at_its_site(lm, blocks):
     stream = ActivationStream(lm, Site(2, "resid_post"), blocks, 4, seed=3)
     order = np.random.default_rng((3, 0)).permutation(len(blocks))
     tokens = blocks.tokens(order[:6])
-    expected = lm.prefix(tokens, Site(2, "resid_post")).activation[tokens != blocks.bos_id]
+    expected = lm.prefix(tokens, Site(2, "resid_post")).activation[blocks.counted(tokens)]
     got = stream.read(0, len(expected))
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 

@@ -53,8 +53,9 @@ def corpus():
 
 @pytest.fixture
 def prepare(tmp_path, tokenizer):
-    def run(corpus, context=16, splits=FRACTIONS, max_tokens=None, tokenizer=tokenizer):
-        return prepare_tokens(Store(tmp_path), corpus, tokenizer, context, splits, max_tokens)[0]
+    def run(corpus, context=16, splits=FRACTIONS, max_tokens=None, tokenizer=tokenizer, skipped=0):
+        how = (tokenizer, context, splits, max_tokens, skipped)
+        return prepare_tokens(Store(tmp_path), corpus, *how)[0]
 
     return run
 
@@ -117,9 +118,14 @@ def test_duplicates_never_straddle_splits(prepare, tmp_path):
     assert sum(blocks.num_documents for blocks in splits) == 180
 
 
-def test_num_scored_counts_what_is_not_bos(prepare, corpus, monkeypatch):
-    blocks = prepare(corpus).train
-    expected = (blocks.tokens(range(len(blocks))) != blocks.bos_id).sum(1).numpy()
+@pytest.mark.parametrize("skipped", [0, 1, 5])
+def test_what_is_neither_bos_nor_skipped_counts(prepare, corpus, monkeypatch, skipped):
+    blocks = prepare(corpus, skipped=skipped).train
+    tokens = blocks.tokens(range(len(blocks)))
+    counted = blocks.counted(tokens)
+    assert not counted[:, : 1 + skipped].any()
+    assert torch.equal(counted[:, 1 + skipped :], tokens[:, 1 + skipped :] != blocks.bos_id)
+    expected = counted.sum(1).numpy()
     monkeypatch.setattr(tokens_module, "_BATCH", 50)
     np.testing.assert_array_equal(blocks.num_scored(), expected)
     assert blocks.num_scored() is blocks.num_scored()

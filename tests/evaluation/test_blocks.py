@@ -1,7 +1,9 @@
 import pytest
 import torch
 
+from sae_nfm.data.tokens import TokenBlocks
 from sae_nfm.evaluation.blocks import ScoredBlocks
+from sae_nfm.settings.values import NotAllowed
 
 
 def scored_of(blocks, **settings):
@@ -33,6 +35,19 @@ def test_bos_is_left_out_unless_it_is_patched(splits):
     _, patched, _ = scored_of(blocks, num_tokens=10 * blocks.context, with_bos=True)
     assert patched.all()
     assert len(patched) == 10
+
+
+def test_skipped_positions_keep_their_activation_and_are_not_scored(splits):
+    folder, split, context, _ = splits.test.source
+    blocks = TokenBlocks(folder, split, context, 3, splits.test.bos_id)
+    for with_bos in (False, True):
+        _, scored, replaced = scored_of(blocks, num_tokens=200, with_bos=with_bos)
+        assert not scored[:, 1:4].any()
+        assert scored[:, 0].all() == with_bos
+        assert torch.equal(scored, replaced)
+        assert scored.sum() == 200
+    with pytest.raises(NotAllowed, match=f"evaluation.position=2.*4 to {context - 1}"):
+        ScoredBlocks(blocks, 60, False, "single", 2, 3)
 
 
 def test_a_small_split_is_used_up(splits):

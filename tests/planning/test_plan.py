@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from sae_nfm.planning import plan as planning
+from sae_nfm.planning.costs import Memory
 from sae_nfm.planning.plan import Line, Plan
 from sae_nfm.planning.workshop import Planned
 from sae_nfm.recipes.recipe import Demand
@@ -58,7 +59,7 @@ def test_what_it_lists_is_what_is_made(tmp_path, corpus_file, overrides):
 
 
 def plan_of(memory, disk):
-    line = Line(Planned("sae", "sae", "0", False, Demand(1, 1)), 1.0, 1.0, memory)
+    line = Line(Planned("sae", "sae", "0", False, Demand(1, 1)), 1.0, 1.0, Memory(0, memory, 0))
     return Plan([line], line, 1, 1, {"sae": disk}, 1000 + memory, "cpu")
 
 

@@ -26,7 +26,7 @@ OF_BOTH = {
         "_target_": "sae_nfm.data.cache.ActivationCache", "dtype": "float32", "tokens": None, "shard_bytes": 9
     },
     "splits.validation": 0.3,
-    "splits.test": 0.3, "max_tokens": 4000, "layer": 2, "hook": "mlp_out", "context": 16,
+    "splits.test": 0.3, "max_tokens": 4000, "layer": 2, "hook": "mlp_out", "context": 16, "skip_positions": 1,
     "l0": 6, "normalizer": "none", "sae.d_sae": 128, "sae.k": 5, "sae.b_dec_init": "zero",
     "sae._target_": "test_fingerprints.OtherSAE", "sae.auxk": 3, "sae.auxk_coefficient": 0.5,
     "objectives.reconstruction._target_": "faults.RaisesOnRank0", "sae_optimizer.lr": 1e-3,

@@ -68,7 +68,7 @@ class ActivationStream(ActivationSequence):
 
     The blocks are permuted anew in every round through the split; token n of the sequence is the same in
     every process and after every restart, so that sharding and resuming are arithmetic. BOS tokens
-    are not in it.
+    and skipped positions are not in it.
 
     Args:
         lm: read up to `site`.
@@ -101,7 +101,7 @@ class ActivationStream(ActivationSequence):
         for begin in range(first, last + 1, self.lm_batch):
             tokens = self.blocks.tokens(order[begin : min(begin + self.lm_batch, last + 1)])
             activation = self.lm.prefix(tokens, self.site).activation
-            scored = activation[(tokens != self.blocks.bos_id).to(activation.device)][skip : skip + take]
+            scored = activation[self.blocks.counted(tokens).to(activation.device)][skip : skip + take]
             skip, take = 0, take - len(scored)
             yield scored
 

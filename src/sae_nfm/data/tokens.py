@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
-from jaxtyping import Int, Int64
+from jaxtyping import Bool, Int, Int64
 from numpy.typing import DTypeLike
 from torch import Tensor
 from tqdm import tqdm
@@ -37,15 +37,17 @@ class TokenBlocks:
     Attributes:
         context: tokens of a block, the BOS in front included.
         bos_id: id of the BOS token.
-        source: the folder, the split and the context, which no other blocks have.
+        skipped: positions behind a block's BOS that do not count.
+        source: the folder, the split, the context and the skipped ones, which no other blocks have.
         num_documents: documents of the split.
         num_tokens: tokens of the split, each document's BOS included.
     """
 
-    def __init__(self, folder: Path, split: str, context: int, bos_id: int) -> None:
+    def __init__(self, folder: Path, split: str, context: int, skipped: int, bos_id: int) -> None:
         self.context = context
         self.bos_id = bos_id
-        self.source = (folder, split, context)
+        self.skipped = skipped
+        self.source = (folder, split, context, skipped)
         self._stream = np.load(folder / f"{split}.tokens.npy", mmap_mode="r")
         self._starts = np.load(folder / f"{split}.documents.npy", mmap_mode="r")
         self._num_scored: Int64[np.ndarray, " block"] | None = None
@@ -76,15 +78,23 @@ class TokenBlocks:
         numbers = np.searchsorted(self._starts, self._positions(blocks), side="right") - 1
         return torch.from_numpy(numbers[:, [0, *range(numbers.shape[1])]])
 
+    def counted(
+        self, tokens: Int64[Tensor, "block pos"], with_bos: bool = False
+    ) -> Bool[Tensor, "block pos"]:
+        """Which positions of blocks count: all that are not skipped, and not BOS unless that counts too."""
+        counted = (tokens != self.bos_id) | with_bos
+        counted[:, 1 : 1 + self.skipped] = False
+        return counted
+
     def num_scored(self) -> Int64[np.ndarray, " block"]:
-        """Tokens of each block that are not BOS."""
+        """Tokens of each block that count."""
         if self._num_scored is None:
             width = self.context - 1
             rows = max(1, _BATCH // width)
             counts = [np.zeros(0, np.int64)]
             for first in range(0, len(self), rows):
                 last = min(first + rows, len(self))
-                part = self._stream[first * width : last * width].reshape(-1, width)
+                part = self._stream[first * width : last * width].reshape(-1, width)[:, self.skipped :]
                 counts.append((part != self.bos_id).sum(axis=1, dtype=np.int64))
             self._num_scored = np.concatenate(counts)
         return self._num_scored
@@ -117,6 +127,7 @@ def prepare_tokens(
     context: int,
     splits: Mapping[str, float],
     max_tokens: int | None,
+    skipped: int = 0,
 ) -> tuple[TokenSplits, dict[str, Any]]:
     """Tokenise `corpus`, or find it tokenised in `store`, and return its blocks.
 
@@ -127,6 +138,7 @@ def prepare_tokens(
         context: tokens of a block.
         splits: `validation` and `test`, the fractions of the documents that go there.
         max_tokens: stop the corpus after so many tokens, all splits together; `None` takes all of it.
+        skipped: positions behind a block's BOS that do not count.
 
     Returns:
         The splits, and the spec that determines their documents and tokens.
@@ -134,7 +146,7 @@ def prepare_tokens(
     Raises:
         NotAllowed: a setting is not allowed, or a split has too little text for a block.
     """
-    _check(context, splits)
+    _check(context, splits, skipped)
     spec = {
         "corpus": corpus.signature(),
         "tokenizer": _tokenizer_signature(tokenizer),
@@ -143,7 +155,7 @@ def prepare_tokens(
         "max_tokens": max_tokens,
     }
     folder = store.fetch("tokens", spec, lambda folder: _write(folder, corpus, tokenizer, splits, max_tokens))
-    blocks = TokenSplits(*(TokenBlocks(folder, split, context, spec["bos_id"]) for split in SPLITS))
+    blocks = TokenSplits(*(TokenBlocks(folder, split, context, skipped, spec["bos_id"]) for split in SPLITS))
     for split, found in zip(SPLITS, blocks, strict=True):
         if len(found) == 0:
             raise NotAllowed(
@@ -157,9 +169,11 @@ def prepare_tokens(
     return blocks, spec
 
 
-def _check(context: int, splits: Mapping[str, float]) -> None:
+def _check(context: int, splits: Mapping[str, float], skipped: int) -> None:
     if context < 2:
         raise NotAllowed("context", context, "whole numbers from 2, for one token is BOS")
+    if not 0 <= skipped < context - 1:
+        raise NotAllowed("skip_positions", skipped, f"0 to {context - 2}, of context={context}")
     fractions = list(splits.values())
     if set(splits) != set(SPLITS[1:]) or min(fractions) <= 0 or sum(fractions) >= 1:
         allowed = "validation and test, fractions above 0 whose sum is below 1"

@@ -26,7 +26,7 @@ class ScoredBlocks(IterableDataset):
         blocks: of the test split.
         num_tokens: positions to score; what the split holds, if that is less.
         with_bos: whether BOS positions are replaced and scored like others, as published; else they keep
-            their activation and are left out.
+            their activation and are left out, as skipped positions always do.
         replace: `all` positions, or a `single` one of every block, and score it and what follows.
         position: the single one.
         batch_size: blocks per batch.
@@ -44,8 +44,8 @@ class ScoredBlocks(IterableDataset):
         position: int,
         batch_size: int,
     ) -> None:
-        if replace == "single" and not 1 <= position < blocks.context:
-            raise NotAllowed("evaluation.position", position, f"1 to {blocks.context - 1}")
+        if replace == "single" and not 1 + blocks.skipped <= position < blocks.context:
+            raise NotAllowed("evaluation.position", position, f"{1 + blocks.skipped} to {blocks.context - 1}")
         if batch_size < 1:
             raise NotAllowed("evaluation.batch_size", batch_size, "whole numbers from 1")
         self.blocks, self.with_bos, self.batch_size = blocks, with_bos, batch_size
@@ -87,7 +87,7 @@ class ScoredBlocks(IterableDataset):
 
     def _candidates(self, tokens: Int64[Tensor, "block pos"]) -> Bool[Tensor, "block pos"]:
         is_bos = tokens == self.blocks.bos_id
-        candidates = torch.ones_like(is_bos) if self.with_bos else ~is_bos
+        candidates = self.blocks.counted(tokens, self.with_bos)
         if self.single is not None:
             candidates = candidates & ~is_bos[:, self.single : self.single + 1]
             candidates[:, : self.single] = False

@@ -1,44 +1,69 @@
 """The process of several jobs, each a study in a thread of its own: `python -m sae_nfm.launch.group`."""
 
-import io
 import logging
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TypeVar
 
-from hydra.conf import HydraConf
-from omegaconf import DictConfig, OmegaConf
-
-from sae_nfm.launch.composed import check_one_process, composed
+from sae_nfm.launch.by_thread import PrintedByThread, logged
 from sae_nfm.launch.errors import errors_of_a_study
 from sae_nfm.launch.jobs import DONE, FAILED, Job, Outcome
+from sae_nfm.launch.prepared import Prepared, groups, in_words, prepared, room
 from sae_nfm.launch.quiet import quiet
 from sae_nfm.launch.single import run_composed
-from sae_nfm.launch.together import jobs_of_this_process
+from sae_nfm.launch.together import gigabytes_of_this_process, jobs_of_this_process
 from sae_nfm.settings.schema import register
-from sae_nfm.store.company import Together
+from sae_nfm.store.company import Company, Together
 from sae_nfm.store.processes import end_with_parent, raise_when_terminated
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 _FORMAT, _TIME = "%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"
 _GRACE = 10.0  # seconds that studies have to end
 
 
 def main() -> None:
-    """Run the jobs of this process, and say of each what became of it."""
+    """Run the jobs of this process, as many at a time as there is memory for, and say what became of each."""
     end_with_parent()
     raise_when_terminated()
     register()
-    jobs = jobs_of_this_process()
-    company, printed = Together(len(jobs)), _ByThread(sys.stdout)
+    printed, kept = PrintedByThread(sys.stdout), {}
     sys.stdout = sys.stderr = printed
     logging.basicConfig(level=logging.INFO, format=_FORMAT, datefmt=_TIME, stream=printed, force=True)
-    threads = [threading.Thread(target=_run, args=(job, company, printed), daemon=True) for job in jobs]
-    with quiet(), _ended_with_this(company, threads):
+    with quiet():
+        ready = list(_prepared(jobs_of_this_process(), Together(0, kept), printed))
+        if not ready:
+            return
+        left = room(ready[0].device, gigabytes_of_this_process())
+        chosen = groups(ready, left)
+        for line in in_words(chosen, left):
+            log.info(line)
+        for group in chosen:
+            _run(group, Together(len(group), kept), printed)
+
+
+def _prepared(jobs: list[dict[str, Any]], company: Company, printed: PrintedByThread) -> Iterator[Prepared]:
+    """The jobs that can run; those that cannot have said why."""
+    for described in jobs:
+        log_file, started = Path(described["log"]), time.perf_counter()
+        job = Job(log_file.parent)
+        with printed.to(job.output):
+            ready, why = _attempt(partial(prepared, described["overrides"], job, company), log_file)
+        if ready is None:
+            job.record(Outcome(FAILED, why, time.perf_counter() - started))
+        else:
+            yield ready
+
+
+def _run(group: list[Prepared], company: Together, printed: PrintedByThread) -> None:
+    """Run jobs side by side."""
+    threads = [threading.Thread(target=_study, args=(job, company, printed), daemon=True) for job in group]
+    with _ended_with_this(company, threads):
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -58,83 +83,24 @@ def _ended_with_this(company: Together, threads: list[threading.Thread]) -> Iter
         raise
 
 
-def _run(described: dict[str, Any], company: Together, printed: "_ByThread") -> None:
-    """One job, from its configuration to its record."""
-    job, started = Job(Path(described["folder"])), time.perf_counter()
+def _study(ready: Prepared, company: Together, printed: PrintedByThread) -> None:
+    """One job, to its record."""
+    job, started = ready.job, time.perf_counter()
     with printed.to(job.output), company.member():
-        why = _study(described["overrides"], job, company)
+        log_file = job.folder / f"{ready.hydra.job.name}.log"
+        _, why = _attempt(lambda: run_composed(ready.cfg, ready.hydra, company), log_file)
         seconds = time.perf_counter() - started
         job.record(Outcome(FAILED, why, seconds) if why else Outcome(DONE, seconds=seconds))
 
 
-def _study(overrides: list[str], job: Job, company: Together) -> str:
-    """Run a study; why it failed, in a line, or nothing."""
+def _attempt(act: Callable[[], T], log_file: Path) -> tuple[T | None, str]:
+    """What an action gives; else why it failed, in a line, once it is told in full."""
     try:
-        with ExitStack() as logs, errors_of_a_study():
-            cfg, hydra = _composed(overrides, job)
-            logs.enter_context(_logged(job.folder / f"{hydra.job.name}.log"))
-            run_composed(cfg, hydra, company)
+        with logged(log_file), errors_of_a_study():
+            return act(), ""
     except SystemExit as end:
         print(end.code)
-        return str(end.code).partition("\n")[0].removeprefix("error: ")
-    return ""
-
-
-def _composed(overrides: list[str], job: Job) -> tuple[DictConfig, HydraConf]:
-    cfg, hydra = composed(overrides)
-    OmegaConf.set_struct(cfg, True)
-    hydra.runtime.output_dir = str(job.folder)
-    check_one_process(cfg.trainer, "studies that share a process have one device")
-    return cfg, hydra
-
-
-@contextmanager
-def _logged(path: Path) -> Iterator[None]:
-    """Write what this thread logs to a file."""
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
-    me = threading.get_ident()
-    handler.addFilter(lambda record: record.thread == me)
-    logging.getLogger().addHandler(handler)
-    try:
-        yield
-    finally:
-        logging.getLogger().removeHandler(handler)
-        handler.close()
-
-
-class _ByThread(io.TextIOBase):
-    """A stream whose text goes where its thread prints to.
-
-    Args:
-        otherwise: where that of other threads goes.
-    """
-
-    def __init__(self, otherwise: TextIO) -> None:
-        self._otherwise = otherwise
-        self._files: dict[int, TextIO] = {}
-
-    @contextmanager
-    def to(self, path: Path) -> Iterator[None]:
-        """Have this thread print to a file."""
-        me = threading.get_ident()
-        with path.open("a", encoding="utf-8") as file:
-            self._files[me] = file
-            try:
-                yield
-            finally:
-                del self._files[me]
-
-    def write(self, text: str) -> int:
-        """Print."""
-        return self._file().write(text)
-
-    def flush(self) -> None:
-        """Hand on what is not yet written."""
-        self._file().flush()
-
-    def _file(self) -> TextIO:
-        return self._files.get(threading.get_ident(), self._otherwise)
+        return None, str(end.code).partition("\n")[0].removeprefix("error: ")
 
 
 if __name__ == "__main__":

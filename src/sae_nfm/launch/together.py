@@ -33,7 +33,7 @@ _SHARED = (
     "trainer",
     "artifacts",
 )
-_GROUP = "SAE_NFM_JOBS"
+_GROUP, _ROOM = "SAE_NFM_JOBS", "SAE_NFM_ROOM"
 
 
 class Member(NamedTuple):
@@ -43,13 +43,21 @@ class Member(NamedTuple):
     cfg: DictConfig
     hydra: HydraConf
 
+    @property
+    def log(self) -> Path:
+        """What it logs."""
+        return self.job.folder / f"{self.hydra.job.name}.log"
+
     def shared(self) -> str:
         """What it has to have in common with others to share a process with them."""
         return json.dumps({name: plain(self.cfg[name]) for name in _SHARED}, sort_keys=True)
 
 
 def launch(
-    jobs: Sequence[tuple[int, list[str]]], config: DictConfig, context: HydraContext
+    jobs: Sequence[tuple[int, list[str]]],
+    config: DictConfig,
+    context: HydraContext,
+    gigabytes: float | None,
 ) -> list[JobReturn]:
     """Run the jobs of a sweep, those that share a model, a text and a site in one process.
 
@@ -57,6 +65,7 @@ def launch(
         jobs: number and overrides of each.
         config: of the sweep.
         context: that composes a job's configuration.
+        gigabytes: that jobs of a process may take beside the model at the same time; None is what is free.
 
     Returns:
         As Hydra wants it, with the number that `optimize` names.
@@ -74,7 +83,7 @@ def launch(
         if outcome is None:
             to_run.append(member)
     for index, group in enumerate(_groups(to_run)):
-        _run(group, sweep / f"together_{index}.log")
+        _run(group, sweep / f"together_{index}.log", gigabytes)
     return [_returned(member) for member in members]
 
 
@@ -100,12 +109,14 @@ def _groups(members: list[Member]) -> list[list[Member]]:
     return list(groups.values())
 
 
-def _run(group: list[Member], output: Path) -> None:
+def _run(group: list[Member], output: Path, gigabytes: float | None) -> None:
     """Run the jobs in a process; one that dies leaves those that it has not finished as failed."""
     log.info("%d jobs in one process, which prints to %s", len(group), output)
     begins = [_size(member.job.output) for member in group]
-    described = [{"folder": str(member.job.folder), "overrides": _overrides(member)} for member in group]
+    described = [{"log": str(member.log), "overrides": _overrides(member)} for member in group]
     environment = {_GROUP: json.dumps(described)}
+    if gigabytes is not None:
+        environment[_ROOM] = str(gigabytes)
     started = time.perf_counter()
     with output.open("ab") as file:
         code = waited_for([sys.executable, "-m", "sae_nfm.launch.group"], group[0].job, file, environment)
@@ -145,5 +156,11 @@ def _returned(member: Member) -> JobReturn:
 
 
 def jobs_of_this_process() -> list[dict[str, Any]]:
-    """Folder and overrides of the jobs that the launcher gave to this process."""
+    """Log file and overrides of the jobs that the launcher gave to this process."""
     return json.loads(os.environ[_GROUP])
+
+
+def gigabytes_of_this_process() -> float | None:
+    """What the launcher lets its jobs take, where it does."""
+    asked = os.environ.get(_ROOM)
+    return None if asked is None else float(asked)

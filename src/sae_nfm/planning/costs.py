@@ -1,7 +1,8 @@
 """Memory, disk and operations, by what is counted: tensors that are alive at once, and matrix products."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import psutil
 import torch
@@ -9,12 +10,13 @@ from torch import nn
 
 from sae_nfm.evaluation.condition import Condition
 from sae_nfm.lm.model import DTYPES, LanguageModel
+from sae_nfm.models.autoencoder import Autoencoder
 from sae_nfm.models.codes import DENSE
 from sae_nfm.models.least_squares import bytes_of
 from sae_nfm.planning.workshop import Planned
 from sae_nfm.recipes.activations import SAMPLE_TOKENS, Kept, SiteActivations
 from sae_nfm.store.store import fingerprint
-from sae_nfm.training.parts import train_only
+from sae_nfm.training.parts import Part, train_only
 
 _TRAINED = 5
 """Numbers that are kept for each that is trained: weight, gradient, two moments of Adam, best weight."""
@@ -22,7 +24,32 @@ _SMALL = 8192
 """Bytes of an artifact beside its weights: manifest, configuration, figures."""
 _POOLS = 4
 """Pools alive while one is filled: the last one, the pieces, these joined, and the shuffled one."""
+_SOLVED = 3
+"""Copies of a Gram matrix while a linear part is solved."""
+_ALIVE = 8
+"""Numbers that a layer keeps for the way back, in widths of the model."""
 _FLOAT = 4
+
+
+class Memory(NamedTuple):
+    """Bytes beside the model."""
+
+    read: int
+    """Activations, which studies of one process that read the same have in common."""
+    computing: int
+    """Alive while something is computed, which one study of a process does at a time."""
+    kept: int
+    """From step to step."""
+
+    @property
+    def total(self) -> int:
+        """Of a study that has its process to itself."""
+        return sum(self)
+
+    @classmethod
+    def most(cls, each: Iterable["Memory"]) -> "Memory":
+        """The most of everything."""
+        return cls(*(max(column) for column in zip(*each, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -98,37 +125,41 @@ def _itemsize(activations: SiteActivations) -> int:
     return (DTYPES[activations.lm.dtype] if cache is None else cache.dtype).itemsize
 
 
-def training_bytes(planned: Planned, activations: SiteActivations) -> int:
-    """Memory that making something takes beside the model."""
+def training_memory(planned: Planned, activations: SiteActivations) -> Memory:
+    """What making something takes."""
     demand, autoencoder = planned.demand, planned.demand.autoencoder
     if planned.there:
-        return 0
+        return Memory(0, 0, 0)
     cfg, d = activations.cfg, activations.lm.d_model
-    batch = cfg.batch_tokens
-    total = 0 if demand.through_model else _POOLS * cfg.pool_tokens * d * _itemsize(activations)
+    read = 0 if demand.through_model else _POOLS * cfg.pool_tokens * d * _itemsize(activations)
     if demand.solved:
-        total = 3 * bytes_of(demand.solved)
+        return Memory(0, _SOLVED * bytes_of(demand.solved), 0)
     if autoencoder is None:
-        return total
-    codes = [min(tokens * autoencoder.sae.d_sae, DENSE) * _FLOAT for tokens in (batch, SAMPLE_TOKENS)]
-    total = max(total + codes[0], codes[1])  # a sample is read before anything is trained
-    if demand.parts:
-        train_only(autoencoder, demand.parts)
-        trained = sum(p.numel() for p in autoencoder.parameters() if p.requires_grad)
-        total += _TRAINED * _FLOAT * trained
+        return Memory(read, 0, 0)
+    codes = [
+        min(tokens * autoencoder.sae.d_sae, DENSE) * _FLOAT for tokens in (cfg.batch_tokens, SAMPLE_TOKENS)
+    ]
+    computing = max(codes[0], codes[1] - read)  # a sample is read before anything is trained
     if demand.through_model:
-        total += 8 * batch * d * _FLOAT * len(activations.lm.layers)
-    return total
+        computing += _ALIVE * cfg.batch_tokens * d * _FLOAT * len(activations.lm.layers)
+    return Memory(read, computing, _TRAINED * _FLOAT * _trained(autoencoder, demand.parts))
 
 
-def evaluation_bytes(
+def _trained(autoencoder: Autoencoder, parts: Collection[Part]) -> int:
+    """Numbers that are trained."""
+    if not parts:
+        return 0
+    train_only(autoencoder, parts)
+    return sum(p.numel() for p in autoencoder.parameters() if p.requires_grad)
+
+
+def evaluation_memory(
     conditions: list[Condition], blocks: int, rows: int, context: int, num_documents: int, lm: LanguageModel
-) -> int:
-    """Memory of an evaluation beside the model: logits, and sums by document."""
+) -> Memory:
+    """What an evaluation takes: logits, and sums by document."""
     token = context * lm.d_vocab * max(_FLOAT, next(lm.model.parameters()).element_size())
     clean, stacked = 3 * blocks * token, 2 * max(rows, blocks) * token
-    sums = 6 * len(conditions) * num_documents * 8
-    return clean + stacked + sums
+    return Memory(0, clean + stacked, 6 * len(conditions) * num_documents * 8)
 
 
 def resident_bytes(device: torch.device) -> int:

@@ -8,14 +8,16 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Column, Table
 
+from sae_nfm.lm.model import LanguageModel
 from sae_nfm.models.least_squares import free_bytes
 from sae_nfm.planning.costs import (
+    Memory,
     Model,
     disk,
-    evaluation_bytes,
+    evaluation_memory,
     operations,
     resident_bytes,
-    training_bytes,
+    training_memory,
 )
 from sae_nfm.planning.timing import measured
 from sae_nfm.planning.workshop import Planned, PlannedWorkshop
@@ -33,7 +35,7 @@ class Line(NamedTuple):
     planned: Planned
     operations: float
     seconds: float
-    memory: int
+    memory: Memory
 
 
 class Plan(NamedTuple):
@@ -87,30 +89,48 @@ def plan_of(stages: Sequence[Stage], workshop: PlannedWorkshop) -> Plan:
     speeds = measured(workshop.planned, at)
     layer = at.site.layer
     lines = [
-        Line(each, operations(each, model, layer), speeds.of(each), training_bytes(each, at))
+        Line(each, operations(each, model, layer), speeds.of(each), training_memory(each, at))
         for each in workshop.planned
     ]
-    evaluate = next(stage for stage in stages if isinstance(stage, Evaluate))
+    evaluate = evaluation_of(stages)
     draws = sum(condition.draws for condition in evaluate.conditions)
     counted = sum(c.draws for c in evaluate.conditions if c.role not in ("clean", "identity"))
-    scored, blocks = evaluate.scored, evaluate.scored.blocks
-    tokens = scored.num_blocks * blocks.context
-    rows = evaluate.settings.rows_on(at.lm.device)
+    scored = evaluate.scored
+    tokens = scored.num_blocks * scored.blocks.context
     judged = Line(
         Planned("evaluation", "", "", False, Demand(tokens, saved=0)),
         tokens * (model.prefix(layer) + draws * model.suffix(layer)),
         tokens * (speeds.prefix + draws * speeds.suffix),
-        evaluation_bytes(
-            evaluate.conditions, scored.batch_size, rows, blocks.context, blocks.num_documents, at.lm
-        ),
+        memory_of_evaluation(evaluate, at.lm),
     )
-    memory = base + max(line.memory for line in [*lines, judged])
+    memory = base + max(line.memory.total for line in [*lines, judged])
     written = disk(workshop.planned, at)
     plan = Plan(
         lines, judged, scored.num_tokens, counted * scored.num_tokens, written, memory, str(at.lm.device)
     )
     _refuse_what_has_no_room(plan, workshop, base)
     return plan
+
+
+def memory_of(stages: Sequence[Stage], workshop: PlannedWorkshop) -> Memory:
+    """What a study takes beside the model, at most; all that it needs is asked for."""
+    for stage in stages:
+        stage.obtain(workshop)
+    at = workshop.activations
+    making = [training_memory(each, at) for each in workshop.planned]
+    return Memory.most([*making, memory_of_evaluation(evaluation_of(stages), at.lm)])
+
+
+def evaluation_of(stages: Sequence[Stage]) -> Evaluate:
+    """The stage that judges."""
+    return next(stage for stage in stages if isinstance(stage, Evaluate))
+
+
+def memory_of_evaluation(evaluate: Evaluate, lm: LanguageModel) -> Memory:
+    """What it takes beside the model."""
+    scored, blocks = evaluate.scored, evaluate.scored.blocks
+    rows, documents = evaluate.settings.rows_on(lm.device), blocks.num_documents
+    return evaluation_memory(evaluate.conditions, scored.batch_size, rows, blocks.context, documents, lm)
 
 
 def _refuse_what_has_no_room(plan: Plan, workshop: PlannedWorkshop, base: int) -> None:
@@ -122,7 +142,7 @@ def _refuse_what_has_no_room(plan: Plan, workshop: PlannedWorkshop, base: int) -
         raise NotAllowed("artifacts", root, allowed, f"{free / _GB:.1f} GB are free there")
     grows, left = plan.memory - base, free_bytes(at.lm.device)
     if grows > left:
-        worst = max([*plan.lines, plan.evaluation], key=lambda line: line.memory).planned.name
+        worst = max([*plan.lines, plan.evaluation], key=lambda line: line.memory.total).planned.name
         allowed = f"devices with {grows / _GB:.1f} GB more, which {worst} takes"
         because = f"{left / _GB:.1f} GB are free on {plan.device}"
         raise NotAllowed("trainer.accelerator", at.cfg.trainer.accelerator, allowed, because)

@@ -53,14 +53,16 @@ class SiteActivations:
     @cached_property
     def _tokens(self) -> tuple[TokenSplits, dict[str, Any]]:
         cfg, tokenizer = self.cfg, self.lm.tokenizer
-        return prepare_tokens(self.store, self.corpus, tokenizer, cfg.context, cfg.splits, cfg.max_tokens)
+        how = (cfg.context, cfg.splits, cfg.max_tokens, cfg.skip_positions)
+        return prepare_tokens(self.store, self.corpus, tokenizer, *how)
 
     def others(self, corpus: Corpus | None, context: int | None) -> TokenSplits:
         """Another corpus as token blocks, or this one in blocks of another length; None is as it is."""
         if corpus is None and context is None:
             return self.splits
-        sizes = (context or self.cfg.context, self.cfg.splits, self.cfg.max_tokens)
-        return prepare_tokens(self.store, corpus or self.corpus, self.lm.tokenizer, *sizes)[0]
+        cfg = self.cfg
+        how = (context or cfg.context, cfg.splits, cfg.max_tokens, cfg.skip_positions)
+        return prepare_tokens(self.store, corpus or self.corpus, self.lm.tokenizer, *how)[0]
 
     @property
     def splits(self) -> TokenSplits:
@@ -91,6 +93,7 @@ class SiteActivations:
             "lm": self.lm.signature(),
             "tokens": fingerprint(self._tokens[1]),
             **{name: cfg[name] for name in ("layer", "hook", "context", "seed")},
+            **({"skip_positions": cfg.skip_positions} if cfg.skip_positions else {}),
         }
 
     def training_spec(self) -> dict[str, Any]:

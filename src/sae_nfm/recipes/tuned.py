@@ -130,7 +130,7 @@ class TunedParts:
         learning, at = self.learning, self.activations
         how = (learning.optimizer, learning.schedule(batch_tokens=batch_tokens), at.seed)
         if isinstance(learning.objective, Behaviour):
-            where = (at.lm, at.site, at.splits.train.bos_id, at.cfg.lm_batch)
+            where = (at.lm, at.site, at.splits.train.counted, at.cfg.lm_batch)
             task = BehaviourTask(autoencoder, self.parts, *where, learning.objective, *how, at.company)
         else:
             task = SAETask(autoencoder, learning.objective, *how, self.parts)

@@ -90,6 +90,7 @@ class StudyConfig:
     layer: Natural | None
     hook: str | None
     context: Several
+    skip_positions: Natural
     l0: Positive
     normalizer: Literal["scalar", "per_dimension", "none"]
     sae: Part

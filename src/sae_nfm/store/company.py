@@ -67,9 +67,10 @@ class Together(Company):
 
     Args:
         members: how many there are; the first begins when all have come.
+        forever: what is kept as long as the process lives, if there is more than one company in it.
     """
 
-    def __init__(self, members: int) -> None:
+    def __init__(self, members: int, forever: dict[Hashable, Any] | None = None) -> None:
         self._missing = members
         self._lock = threading.Lock()
         self._wishes: dict[int, _Wish] = {}
@@ -77,7 +78,7 @@ class Together(Company):
         self._turn: int | None = None
         self._steps = 0
         self._held: tuple[Hashable, Any] | None = None
-        self._forever: dict[Hashable, Any] = {}
+        self._forever = {} if forever is None else forever
         self._end: BaseException | None = None
 
     @contextmanager

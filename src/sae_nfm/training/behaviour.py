@@ -1,6 +1,6 @@
 """Training for what the model does: blocks of tokens, spliced, and run on to their predictions."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import torch
 from jaxtyping import Int64
@@ -32,7 +32,7 @@ class BehaviourTask(SAETask):
         parts: what of it is trained.
         lm: the model, where the trainer computes; no part of this module's state.
         site: where it is spliced.
-        bos_id: of the tokens that keep their activation and are not scored.
+        counted: which positions of blocks are replaced and scored; the others keep their activation.
         blocks_at_once: that go through the suffix together.
         objective: the loss.
         optimizer: an optimizer that lacks only its parameters.
@@ -49,7 +49,7 @@ class BehaviourTask(SAETask):
         parts: Collection[Part],
         lm: LanguageModel,
         site: Site,
-        bos_id: int,
+        counted: Callable[[Tensor], Tensor],
         blocks_at_once: int,
         objective: Behaviour,
         optimizer: OptimizerFactory,
@@ -58,7 +58,7 @@ class BehaviourTask(SAETask):
         company: Company = ALONE,
     ) -> None:
         super().__init__(autoencoder, Reconstruction(), optimizer, schedule, seed, parts)
-        self.behaviour, self.lm, self.site, self.bos_id = objective, lm, site, bos_id
+        self.behaviour, self.lm, self.site, self.counted = objective, lm, site, counted
         self.passage = Passage(lm, site, objective.reads_streams, lm.checkpointing)
         of_all = company if autoencoder.plant is None else ALONE  # what is planted is the study's own
         self.through = ThroughModel(self.passage, objective, blocks_at_once, of_all)
@@ -106,7 +106,7 @@ class BehaviourTask(SAETask):
         self.through.place = self.global_step * tokens.numel()
         company, what = self.through.company, ("prefix", self.passage.identity)
         prefix = company.once_of(what, tokens, lambda: self.passage.prefix(tokens), self.through.place)
-        return SiteBatch(prefix.activation, prefix.resid, tokens, tokens != self.bos_id)
+        return SiteBatch(prefix.activation, prefix.resid, tokens, self.counted(tokens))
 
     def _share(self, num_tokens: int) -> float:
         """What makes a sum over this process's tokens its part of the mean over those of all."""
