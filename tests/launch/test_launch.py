@@ -93,6 +93,13 @@ def test_a_job_that_fails_stops_no_other(sweep, tmp_path, suite, capsys):
     assert f"hydra.sweep.dir={tmp_path}/sweep" in printed
 
 
+def test_a_job_that_only_plans_leaves_a_plan(sweep, suite):
+    plans = "(folder / 'plan.json').write_text('{}'); sys.exit(0)"
+    assert sweep("seed=0,1", "plan=true", faults=[plans, "sys.exit(0)"]) == 1
+    jobs = suite.jobs("sweep")
+    assert (jobs["seed-0"]["state"], jobs["seed-1"]["state"]) == ("done", "failed")
+
+
 def test_a_sweep_that_is_run_again_does_what_is_missing(sweep, tmp_path, suite, capsys):
     assert sweep("seed=0,1,2", faults=["pass", "sys.exit(1)"]) == 1
     ran(tmp_path)

@@ -2,11 +2,17 @@
 
 import json
 import os
+import re
 import signal
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from sae_nfm.launch.jobs import DONE, FAILED, Job
+from sae_nfm.launch.prepared import Prepared, groups, in_words, taken
+from sae_nfm.planning.costs import Memory
 from tiny_studies import Suite, wait_until
 
 TOGETHER = ("hydra/launcher=together", "hydra.sweep.dir=sweep")
@@ -94,6 +100,44 @@ def test_a_process_that_is_killed_goes_on_where_it_was(tmp_path, corpus_file):
     assert status == 0, printed
     for folder in (suite.folder / "sweep").glob("*/"):
         assert "going on from" in (folder / "output.log").read_text()
+
+
+def test_jobs_go_in_groups_that_have_room(tmp_path, corpus_file):
+    suite = Suite(tmp_path, corpus_file)
+    room = "hydra.launcher.gigabytes=0.000001"
+    status, printed = suite.run("sae.d_sae=32,64", "nfm=none", room, *TOGETHER, sweep=True)
+    assert status == 0, printed
+    said = (suite.folder / "sweep" / "together_0.log").read_text()
+    assert re.findall(r"group (\d) of 2: 1 jobs, (\d\.\d\d) GB beside the model \(of 0\.00\)", said)
+    assert [result["sae"]["d_sae"] for result in results(suite, "sweep").values()] == [32, 64]
+
+
+def job(name, seed, *memory):
+    folder = SimpleNamespace(folder=Path(name))
+    return Prepared(folder, SimpleNamespace(seed=seed), None, Memory(*memory), torch.device("cpu"))
+
+
+def test_a_group_reads_once_computes_one_at_a_time_and_keeps_all():
+    jobs = [job("a", 0, 100, 10, 1), job("b", 0, 90, 20, 2), job("c", 1, 100, 5, 3)]
+    assert taken(jobs[:1]) == 111
+    assert taken(jobs[:2]) == 100 + 20 + 3
+    assert taken(jobs) == 2 * 100 + 20 + 6
+    assert groups(jobs, 226) == [jobs]
+    assert groups(jobs, 225) == [jobs[:2], jobs[2:]]
+    assert groups(jobs, 0) == [jobs[:1], jobs[1:2], jobs[2:]]
+    assert in_words(groups(jobs, 225), 225) == [
+        "group 1 of 2: 2 jobs, 0.00 GB beside the model (of 0.00): a, b",
+        "group 2 of 2: 1 jobs, 0.00 GB beside the model (of 0.00): c",
+    ]
+
+
+def test_a_plan_of_every_job_is_no_failure(tmp_path, corpus_file):
+    suite = Suite(tmp_path, corpus_file)
+    status, printed = suite.run("sae.d_sae=32,64", "plan=true", *TOGETHER, sweep=True)
+    assert status == 0, printed
+    plans = [*(suite.folder / "sweep").glob("*/plan.json")]
+    assert len(plans) == 2
+    assert not results(suite, "sweep")
 
 
 def test_several_devices_are_refused_by_name(tmp_path, corpus_file):

@@ -21,7 +21,7 @@ from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from sae_nfm.launch.jobs import DONE, FAILED, REPORT, REUSED, UNFINISHED, Job, Outcome, same_study
+from sae_nfm.launch.jobs import DONE, FAILED, PLAN, REPORT, RESULT, REUSED, UNFINISHED, Job, Outcome, same_study
 from sae_nfm.settings.schema import given, plain
 from sae_nfm.store.processes import ENDS_WITH, raise_when_terminated
 
@@ -49,7 +49,7 @@ def run_job(cfg: DictConfig) -> float | None:
         job.record(Outcome(UNFINISHED))
         os.environ.setdefault("WANDB_RUN_GROUP", Path(hydra.sweep.dir).name)  # W&B shows a sweep as a group
         log.info("%s: started; it prints to %s", job.folder.name, job.output)
-        outcome = _run(_command(hydra, job), job)
+        outcome = _run(_command(hydra, job), job, PLAN if cfg.plan else RESULT)
     job.record(outcome)
     log.info("%s: %s %s", job.folder.name, outcome.state, outcome.reason and f"({outcome.reason})")
     return None if outcome.state == FAILED else number(job.result(), cfg.optimize)
@@ -100,14 +100,14 @@ def own_overrides(hydra: HydraConf, job: Job) -> list[str]:
     return [*given(hydra.overrides.task), *passed_on, *own]
 
 
-def _run(command: list[str], job: Job) -> Outcome:
-    """Run the command to its end."""
+def _run(command: list[str], job: Job, leaves: str) -> Outcome:
+    """Run the command, which leaves a file, to its end."""
     started = time.perf_counter()
     with job.output.open("ab") as output:
         begin = output.tell()
         code = waited_for(command, job, output)
     seconds = time.perf_counter() - started
-    if code == 0 and (job.rank or job.result()):
+    if code == 0 and (job.rank or job.left(leaves) is not None):
         return Outcome(DONE, seconds=seconds)
     job.fail(reason_of(code, job.output, begin))
     return Outcome(FAILED, job.failure() or "", seconds)

@@ -11,7 +11,7 @@ from typing import Any
 from sae_nfm.store.store import write_atomically
 
 UNFINISHED, DONE, REUSED, FAILED = "not finished", "done", "already there", "failed"
-RECORD, RESULT, REPORT = "job.json", "result.json", "report.html"
+RECORD, RESULT, PLAN, REPORT = "job.json", "result.json", "plan.json", "report.html"
 _HOW_NOT_WHAT = {"trainer", "logger", "artifacts", "optimize", "name", "plan"}
 
 
@@ -49,8 +49,12 @@ class Job:
 
     def result(self) -> dict[str, Any] | None:
         """The study's result, if it is there and whole."""
+        return self.left(RESULT)
+
+    def left(self, name: str) -> dict[str, Any] | None:
+        """What the study wrote under a name, if it is there and whole."""
         try:
-            return json.loads((self.folder / RESULT).read_text(encoding="utf-8"))
+            return json.loads((self.folder / name).read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             return None
 

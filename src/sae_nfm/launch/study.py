@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sae_nfm import config
 from sae_nfm.findings import record, result
+from sae_nfm.launch.jobs import PLAN
 from sae_nfm.planning.plan import plan_of, print_plan
 from sae_nfm.planning.workshop import PlannedWorkshop
 from sae_nfm.report.html import write_report
@@ -51,7 +52,7 @@ def run(cfg: DictConfig, folder: Path, origin: dict[str, Any], company: Company 
     if cfg.plan:
         plan = plan_of(stages, PlannedWorkshop.of(workshop))
         if ranks.is_first:
-            write_atomically(folder / "plan.json", json.dumps(plan.as_json(), indent=1))
+            write_atomically(folder / PLAN, json.dumps(plan.as_json(), indent=1))
             print_plan(plan)
         return plan.as_json()
     ranks.from_first(workshop.activations.check_finite)
