@@ -6,6 +6,7 @@ from torch.autograd import gradcheck
 
 from sae_nfm.models.codes import Codes, active_latents, encode_dense, encode_topk, weighted_sum
 
+pytestmark = pytest.mark.usefixtures("way")
 D_SAE, D_OUT, K = 12, 5, 4
 
 

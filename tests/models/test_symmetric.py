@@ -9,6 +9,8 @@ import torch
 from sae_nfm.models.codes import Codes
 from sae_nfm.models.symmetric import elementary_symmetric_sums, from_power_sums
 
+pytestmark = pytest.mark.usefixtures("way")
+
 
 def anova(codes, embeddings, order):
     """e_1 … e_order by the recursion over latents, which subtracts nothing."""

@@ -21,7 +21,18 @@ from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from sae_nfm.launch.jobs import DONE, FAILED, PLAN, REPORT, RESULT, REUSED, UNFINISHED, Job, Outcome, same_study
+from sae_nfm.launch.jobs import (
+    DONE,
+    FAILED,
+    PLAN,
+    REPORT,
+    RESULT,
+    REUSED,
+    UNFINISHED,
+    Job,
+    Outcome,
+    same_study,
+)
 from sae_nfm.settings.schema import given, plain
 from sae_nfm.store.processes import ENDS_WITH, raise_when_terminated
 

@@ -1,7 +1,8 @@
 """Sparse codes and the one sum that everything sparse is made of: Σ_j values_j · weight[indices_j].
 
 The SAE's decoder, the NFM's linear part and its pooled embeddings are all this sum over the k active latents,
-so none of them ever costs d_sae per token.
+so none of them costs d_sae per token, unless so many latents are active that writing all of them out is
+faster (`crossover`).
 """
 
 from collections.abc import Callable
@@ -11,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
+
+from sae_nfm.models.crossover import crossover
 
 CHUNK = 1 << 24
 """Latents, of all tokens of a chunk together, that are written out at a time."""
@@ -90,6 +93,18 @@ def encode_topk(
     return Codes(*_EncodeTopK.apply(x, weight, bias, k))
 
 
+def summed(
+    values: Float[Tensor, "token k"], indices: Int64[Tensor, "token k"], weight: Float[Tensor, "d_sae d_out"]
+) -> Float[Tensor, "token d_out"]:
+    """Σ_j values_j · weight[indices_j]."""
+    if indices.shape[1] < crossover(weight.device).weighted * len(weight):
+        return F.embedding_bag(indices, weight, mode="sum", per_sample_weights=values)
+    rows = _rows(len(weight))
+    parts = zip(values.split(rows), indices.split(rows), strict=True)
+    products = [Codes(*part).dense(len(weight)) @ weight for part in parts]
+    return torch.cat(products).to(weight.dtype)  # autocast makes less of them
+
+
 def transposed_sum(
     values: Float[Tensor, "token k"],
     indices: Int64[Tensor, "token k"],
@@ -98,8 +113,13 @@ def transposed_sum(
 ) -> Float[Tensor, "latent d_out"]:
     """Σ over the tokens that use a latent, of value · row: the gradient of `weighted_sum`'s weight.
 
-    The entries are grouped by latent, so that the sum has one order and no atomic additions.
+    Entries are grouped by latent, so that the sum has one order and no atomic additions.
     """
+    if indices.shape[1] >= crossover(rows.device).transposed * num_latents:
+        out, chunk = rows.new_zeros(num_latents, rows.shape[1]), _rows(num_latents)
+        for part in zip(values.split(chunk), indices.split(chunk), rows.split(chunk), strict=True):
+            out.addmm_(Codes(*part[:2]).dense(num_latents).t(), part[2])
+        return out
     entries, starts = grouped_by_latent(indices, num_latents)
     tokens = entries // indices.shape[1]
     return F.embedding_bag(tokens, rows, starts, mode="sum", per_sample_weights=values.flatten()[entries])
@@ -112,8 +132,9 @@ def grouped_by_latent(
 
     The sort is stable, so that sums over a latent's entries have one order.
     """
-    latents, entries = torch.sort(indices.flatten(), stable=True)
-    return entries, torch.searchsorted(latents, torch.arange(num_latents, device=latents.device))
+    latents, entries = torch.sort(indices.flatten().int(), stable=True)  # as int64 it takes twice as long
+    numbers = torch.arange(num_latents, device=latents.device, dtype=latents.dtype)
+    return entries, torch.searchsorted(latents, numbers)
 
 
 def inner_products(
@@ -123,6 +144,10 @@ def inner_products(
 ) -> Float[Tensor, "token k"]:
     """rows[t] · weight[indices[t, j]]: the gradient of `weighted_sum`'s values."""
     num_tokens, k = indices.shape
+    if k >= crossover(weight.device).inner * len(weight):
+        chunk = _rows(len(weight))
+        parts = zip(rows.split(chunk), indices.split(chunk), strict=True)
+        return torch.cat([(part @ weight.t()).gather(1, chosen) for part, chosen in parts])
     starts = torch.arange(0, num_tokens * k, k, device=indices.device)
     bags = torch.arange(num_tokens, device=indices.device).repeat_interleave(k)
     return inner_products_of_bags(rows, bags, starts, indices.flatten(), weight).view(num_tokens, k)
@@ -139,11 +164,16 @@ def inner_products_of_bags(
     return torch.ops.aten._embedding_bag_per_sample_weights_backward(rows, weight, indices, starts, bags, 0)
 
 
+def _rows(d_sae: int) -> int:
+    """Tokens whose latents are written out at once."""
+    return max(1, DENSE // d_sae)
+
+
 class _WeightedSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx, values: Tensor, indices: Tensor, weight: Tensor) -> Tensor:  # noqa: ANN001
         ctx.save_for_backward(values, indices, weight)
-        return F.embedding_bag(indices, weight, mode="sum", per_sample_weights=values)
+        return summed(values, indices, weight)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None]:  # noqa: ANN001
@@ -159,7 +189,7 @@ class _WeightedSum(torch.autograd.Function):
 class _EncodeTopK(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, k: int) -> tuple[Tensor, Tensor]:  # noqa: ANN001
-        rows = max(1, DENSE // len(weight))
+        rows = _rows(len(weight))
         chosen = [torch.addmm(bias, part, weight.t()).topk(k, dim=-1, sorted=False) for part in x.split(rows)]
         values, indices = chosen[0] if len(chosen) == 1 else map(torch.cat, zip(*chosen, strict=True))
         values = values.to(weight.dtype).relu_()
@@ -171,11 +201,7 @@ class _EncodeTopK(torch.autograd.Function):
     def backward(ctx, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, Tensor, Tensor, None]:  # noqa: ANN001
         x, weight, values, indices = ctx.saved_tensors
         grad = grad * (values > 0)
-        grad_x = (
-            F.embedding_bag(indices, weight, mode="sum", per_sample_weights=grad)
-            if ctx.needs_input_grad[0]
-            else None
-        )
+        grad_x = summed(grad, indices, weight) if ctx.needs_input_grad[0] else None
         grad_weight = transposed_sum(grad, indices, x, weight.shape[0])
         grad_bias = grad.new_zeros(weight.shape[0]).index_add_(0, indices.flatten(), grad.flatten())
         return grad_x, grad_weight, grad_bias, None

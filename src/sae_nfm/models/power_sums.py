@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from sae_nfm.models.codes import grouped_by_latent, inner_products
+from sae_nfm.models.codes import grouped_by_latent, inner_products, summed, transposed_sum
+from sae_nfm.models.crossover import crossover
 
 
 def power_sums(
@@ -37,7 +38,7 @@ class _PowerSums(torch.autograd.Function):
         ctx.order = order
         rest = values.scatter(1, large, 0)
         sums = [
-            F.embedding_bag(indices, power, mode="sum", per_sample_weights=weights)
+            summed(weights, indices, power)
             for weights, power in zip(_powers(rest, order), _powers(embeddings, order), strict=True)
         ]
         alone = values.gather(1, large).unsqueeze(2) * embeddings[indices.gather(1, large)]
@@ -63,22 +64,47 @@ def _embeddings_gradient(
     of_sums: list[Tensor], of_large: list[Tensor],
 ) -> Tensor:  # fmt: skip
     """Σ_j j v^(j−1) Σ_tokens f^j ∂p_j; that of a large latent stands in place of its part in ∂p_1."""
+    many = indices.shape[1] >= crossover(values.device).transposed * len(embeddings)
+    gradients = (_written_out if many else _grouped)(
+        values, indices, large, len(embeddings), of_sums, of_large
+    )
+    total = gradients[0]
+    for j, power in enumerate(_powers(embeddings, len(of_sums) - 1), 2):
+        total.addcmul_(power, gradients[j - 1], value=j)
+    return total
+
+
+def _grouped(
+    values: Tensor, indices: Tensor, large: Tensor, d_sae: int, of_sums: list[Tensor], of_large: list[Tensor]
+) -> list[Tensor]:
+    """Σ_tokens f^j ∂p_j by latent, for every j, from the active latents alone; all share one sort."""
     num_tokens = len(values)
     tokens = torch.arange(num_tokens, device=values.device).unsqueeze(1)
     shifts = num_tokens * torch.arange(1, large.shape[1] + 1, device=values.device)
     rows = tokens.expand_as(indices).scatter(1, large, tokens + shifts)
-    entries, starts = grouped_by_latent(indices, len(embeddings))
+    entries, starts = grouped_by_latent(indices, d_sae)
 
-    def summed(rows: Tensor, weights: Tensor, grads: Tensor) -> Tensor:
+    def by_latent(rows: Tensor, weights: Tensor, grads: Tensor) -> Tensor:
         weights = weights.flatten()[entries]
         return F.embedding_bag(rows.flatten()[entries], grads, starts, mode="sum", per_sample_weights=weights)
 
-    total = summed(rows, values, torch.cat([of_sums[0], *of_large]))
-    weights, lower = _powers(values.scatter(1, large, 0), len(of_sums)), _powers(embeddings, len(of_sums))
-    for j in range(2, len(of_sums) + 1):
-        grads = summed(tokens.expand_as(indices), weights[j - 1], of_sums[j - 1])
-        total.addcmul_(lower[j - 2], grads, value=j)
-    return total
+    first = by_latent(rows, values, torch.cat([of_sums[0], *of_large]))
+    higher = zip(_powers(values.scatter(1, large, 0), len(of_sums))[1:], of_sums[1:], strict=True)
+    return [first, *(by_latent(tokens.expand_as(indices), weights, grad) for weights, grad in higher)]
+
+
+def _written_out(
+    values: Tensor, indices: Tensor, large: Tensor, d_sae: int, of_sums: list[Tensor], of_large: list[Tensor]
+) -> list[Tensor]:
+    """The same from all latents, where many are active."""
+    powers = _powers(values.scatter(1, large, 0), len(of_sums))
+    found = [
+        transposed_sum(weights, indices, grad, d_sae) for weights, grad in zip(powers, of_sums, strict=True)
+    ]
+    for a, grad in enumerate(of_large):
+        place = large[:, a : a + 1]
+        found[0] += transposed_sum(values.gather(1, place), indices.gather(1, place), grad, d_sae)
+    return found
 
 
 def _values_gradient(
