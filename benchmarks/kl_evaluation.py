@@ -4,17 +4,22 @@
 lm.path=DIR`.
 """
 
+import argparse
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 import torch
 from hydra import compose, initialize_config_dir
+from memory import peak_of
 from operations import GPT2_SMALL, OPENLLAMA_3B, Shape, allowed_speedup
 from published import PublishedEvaluation, exact_kl
 from timing import Bar, Report, arguments, parsed
 from transformers import AutoModelForCausalLM
+from vocabulary import VOCABULARY, save_narrow_gpt2
 
 from sae_nfm import config
 from sae_nfm.__main__ import CONFIG_DIR
@@ -60,6 +65,22 @@ class Ours:
         return [self.evaluate.scored.blocks.tokens(numbers) for numbers in self.evaluate.scored]
 
 
+def copies_of_logits() -> float:
+    """Peak memory of an evaluation in a process of its own, in sizes of a batch's logits, 50,257 wide."""
+    command = [sys.executable, __file__, "--peak"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-1])
+
+
+def peak() -> float:
+    """What `copies_of_logits` asks for, of this process."""
+    with tempfile.TemporaryDirectory() as folder:
+        save_narrow_gpt2(Path(folder, "lm"))
+        model = ["lm=local", f"lm.path={folder}/lm", "layer=2", "sae.d_sae=256", "nfm.d_embed=16"]
+        ours = Ours([*model, "eval_tokens=2048"], Path(folder))
+        return peak_of(ours) / (BATCH * 128 * VOCABULARY * 4)
+
+
 class Theirs:
     """The published evaluation of the same blocks in the same batches."""
 
@@ -100,7 +121,11 @@ def main() -> None:
     """Evaluate in turn and write the table."""
     parser = arguments(__doc__, layer=2, blocks=32, rounds=15)
     parser.add_argument("overrides", nargs="*", help="of the study, such as lm=local lm.path=DIR")
+    parser.add_argument("--peak", action="store_true", help=argparse.SUPPRESS)
     args = parsed(parser)
+    if args.peak:
+        print(peak())
+        return
     positions = args.blocks * 128
     with tempfile.TemporaryDirectory() as folder:
         overrides = [f"layer={args.layer}", f"eval_tokens={positions}", *args.overrides]
@@ -127,7 +152,7 @@ def report(ours: Ours, positions: int, seconds: list[tuple[float, float]], their
     measurements = positions * (2 + DRAWS)
     speed = [measurements / statistics.median(column) for column in zip(*seconds, strict=True)]
     measured = statistics.median(b / a for a, b in seconds)
-    exact = theirs.exact_means()
+    exact, copies = theirs.exact_means(), copies_of_logits()
     same = max(abs(means[name] - exact[name]) for name in ("sae", "sae_nfm"))
     epsilon = {name: theirs.means[name] - exact[name] for name in ("sae", "sae_nfm")}
     allowed = {shape.name: allowed_speedup(shape, DRAWS) for shape in (here, GPT2_SMALL, OPENLLAMA_3B)}
@@ -144,6 +169,7 @@ def report(ours: Ours, positions: int, seconds: list[tuple[float, float]], their
             Bar("speed against the published procedure", measured, 1.85),
             Bar("share of what operation counts allow", measured / allowed[here.name], 0.95),
             Bar("largest difference of a mean KL, nats", same, 1e-4, at_least=False),
+            Bar("peak memory in copies of a batch's logits at 50,257 tokens", copies, 4.0, at_least=False),
         ],
         notes=[
             f"{positions} positions, {measurements} measurements per evaluation, {BATCH} blocks a batch in "
@@ -154,8 +180,9 @@ def report(ours: Ours, positions: int, seconds: list[tuple[float, float]], their
             "Fewer operations by a factor of: "
             + ", ".join(f"{value:.2f} ({name})" for name, value in allowed.items())
             + "; formulas in benchmarks/operations.py.",
+            "Peak: of an evaluation of a GPT-2 of width 64 with 50,257 tokens; one copy is the model's own.",
         ],
-        figures={"seconds": seconds, "allowed": allowed, "epsilon_effect": epsilon},
+        figures={"seconds": seconds, "allowed": allowed, "epsilon_effect": epsilon, "copies": copies},
     ).publish()
 
 

@@ -19,7 +19,8 @@ from memory import peak_of
 from operations import Shape
 from timing import Bar, Report, arguments, interleaved, parsed, speedup
 from torch import Tensor
-from transformers import AutoModelForCausalLM, GPT2Config
+from transformers import AutoModelForCausalLM
+from vocabulary import VOCABULARY, save_narrow_gpt2
 
 from sae_nfm.lm.model import LanguageModel
 from sae_nfm.lm.passage import Passage
@@ -35,7 +36,6 @@ from sae_nfm.training.through_model import SiteBatch, ThroughModel
 
 MINE, PLAIN = "sae_nfm", "plain loop"
 PARTS = ("linear", "interaction")
-VOCABULARY = 50257
 
 
 def dictionary(lm: LanguageModel, args: argparse.Namespace, x: Tensor) -> Autoencoder:
@@ -154,10 +154,7 @@ def copies_of_logits(name: str, args: argparse.Namespace) -> float:
 def peak(name: str, args: argparse.Namespace) -> int:
     """Bytes that a first step takes beside what is there before it."""
     with tempfile.TemporaryDirectory() as folder:
-        config = GPT2Config(n_embd=64, n_layer=6, n_head=4, vocab_size=VOCABULARY, n_positions=128)
-        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-        for file in ASSETS.joinpath("docs_lm").glob("tokenizer*"):
-            Path(folder, file.name).write_bytes(file.read_bytes())
+        save_narrow_gpt2(Path(folder))
         step = steps(LanguageModel(folder, "float32"), args)[name]
         return peak_of(step)
 

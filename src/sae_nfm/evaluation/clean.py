@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sae_nfm.lm.model import LanguageModel
 from sae_nfm.lm.site import Prefix, Site
-from sae_nfm.measures.divergence import Clean
+from sae_nfm.measures.divergence import Clean, divergence
 
 
 class Known:
@@ -37,8 +37,9 @@ class CleanRun(NamedTuple):
     prefix: Prefix
     activation: Float[Tensor, "block pos d_model"]
     """What stands at the site where nothing is replaced: the prefix's, but for what is planted."""
-    logits: Float[Tensor, "block pos d_vocab"]
     clean: Clean
+    measured: Float[Tensor, "measure block pos"]
+    """The clean run against itself."""
     known: Known | None
     """None where no other study is there to ask."""
 
@@ -54,7 +55,8 @@ def clean_run(
 ) -> CleanRun:
     """Run the model on from the site."""
     logits = lm.suffix(activation, prefix.resid, site)
-    return CleanRun(prefix, activation, logits, Clean.of(logits, tokens, top_n), known)
+    clean = Clean.of(logits, tokens, top_n)
+    return CleanRun(prefix, activation, clean, divergence(clean, logits), known)
 
 
 def _mark(activation: Tensor) -> float:

@@ -83,7 +83,7 @@ class Splicing:
         draws: list[list[Tensor]] = [[] for _ in self.conditions]
         spliced = self._spliced(batch, run.activation, replaced)
         number, _, distances = next(spliced)  # the first condition is the clean run itself
-        draws[number].append(torch.cat([divergence(run.clean, run.logits), distances]))
+        draws[number].append(torch.cat([run.measured, distances]))
         stack = max(1, self.rows // len(replaced))
         for each, found in self._found(spliced, run, stack):
             draws[each.number].append(torch.cat([found, each.distances]))
@@ -104,14 +104,17 @@ class Splicing:
 
         known: list[tuple[Spliced, Tensor]] = []
         for group in _grouped(unknown(), stack):
-            stacked = torch.cat([each.activation for each in group])
-            logits = self.lm.suffix(stacked, run.prefix.resid.repeat(len(group), 1, 1), self.site)
-            for each, part in zip(group, logits.split(len(run.logits)), strict=True):
-                values = divergence(run.clean, part)
+            for each, values in zip(group, self._through(group, run), strict=True):
                 if run.known is not None:
                     run.known.keep(each.activation, values)
                 yield each, values
         yield from known
+
+    def _through(self, group: list[Spliced], run: CleanRun) -> list[Float[Tensor, "measure block pos"]]:
+        """What activations do; the logits, which are large, end with this function."""
+        stacked = torch.cat([each.activation for each in group])
+        logits = self.lm.suffix(stacked, run.prefix.resid.repeat(len(group), 1, 1), self.site)
+        return [divergence(run.clean, part) for part in logits.split(len(run.activation))]
 
     def _spliced(self, batch: Spliceable, activation: Tensor, replaced: Tensor) -> Iterator[Spliced]:
         made = {name: make(batch) for name, make in self.replacements.items()}

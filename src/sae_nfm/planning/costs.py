@@ -158,7 +158,7 @@ def evaluation_memory(
 ) -> Memory:
     """What an evaluation takes: logits, and sums by document."""
     token = context * lm.d_vocab * max(_FLOAT, next(lm.model.parameters()).element_size())
-    clean, stacked = 3 * blocks * token, 2 * max(rows, blocks) * token
+    clean, stacked = 2 * blocks * token, max(rows, blocks) * token
     return Memory(0, clean + stacked, 6 * len(conditions) * num_documents * 8)
 
 
