@@ -64,8 +64,7 @@ def sae_step(mine: bool, d_in: int, d_sae: int, k: int, batch: int) -> Callable[
 
 def operation(name: str, width: int, d_sae: int, k: int, batch: int) -> Callable[[], Tensor]:
     """One of the three sums, over random codes."""
-    generator = torch.Generator().manual_seed(0)
-    indices = torch.stack([torch.randperm(d_sae, generator=generator)[:k] for _ in range(batch)])
+    indices = torch.stack([torch.randperm(d_sae)[:k] for _ in range(batch)])
     values, rows = torch.rand(batch, k), torch.randn(batch, width)
     weight = torch.randn(d_sae, width)
     if name == "weighted":
@@ -80,16 +79,17 @@ def in_either_way(act: Callable[[], Tensor], rounds: int) -> float:
 
     def by(crossover: Crossover) -> Callable[[], Tensor]:
         def run() -> Tensor:
-            CROSSOVERS["cpu"] = crossover
+            CROSSOVERS[device] = crossover
             return act()
 
         return run
 
-    chosen = CROSSOVERS["cpu"]
+    device = torch.get_default_device().type
+    chosen = CROSSOVERS[device]
     try:
         seconds = interleaved({"active": by(NEVER), "all": by(ALWAYS)}, rounds)
     finally:
-        CROSSOVERS["cpu"] = chosen
+        CROSSOVERS[device] = chosen
     return speedup(seconds, "active", "all")
 
 
@@ -134,14 +134,15 @@ def main() -> None:
         ("active alone is faster by, at k/d_sae", *(f"1/{share}" for share in SHARES)), operations(args)
     )
     Report(
-        name="crossover",
-        title=f"Steps on codes against plain dense torch, float32, d_sae {args.d_sae}, {args.batch} tokens",
+        name=args.name or "crossover",
+        title="Steps on codes against plain dense torch, float32, "
+        f"{args.device}, d_sae {args.d_sae}, {args.batch} tokens",
         columns=("", "sae_nfm, ms", f"{DENSE}, ms", "sae_nfm is faster by"),
         rows=found,
         bars=[Bar(f"{row[0]}: speed against plain dense torch", float(str(row[-1])), 1.0) for row in found],
         notes=[
             "Above 1 the active latents alone are faster. `models/crossover.py` writes all out from these "
-            f"shares on: {CROSSOVERS['cpu']._asdict()}; at most {codes.DENSE:,} numbers at once.",
+            f"shares on: {CROSSOVERS[args.device]._asdict()}; at most {codes.DENSE:,} numbers at once.",
         ],
         figures={},
         sections=[shares],

@@ -107,7 +107,8 @@ def sae_lens_steps(family: str, d_sae: int, l0: int, batches: list[Tensor]) -> d
     """`SAETrainer.step`, with its defaults but for the batch size, and what `fit` counts."""
     size, d_in = batches[0].shape
     of_family, config_of_family, variants = SAE_LENS[family]
-    settings: dict[str, Any] = {"d_in": d_in, "d_sae": d_sae}
+    device = str(torch.get_default_device())
+    settings: dict[str, Any] = {"d_in": d_in, "d_sae": d_sae, "device": device}
     if family in SPARSE:
         settings["k"] = l0
     if family == "matryoshka":
@@ -117,7 +118,7 @@ def sae_lens_steps(family: str, d_sae: int, l0: int, batches: list[Tensor]) -> d
         sae = of_family(config_of_family(**settings, **variant))
         at_l0_(family, sae, batches[0], l0)
         config = SAETrainerConfig(
-            total_training_samples=10**9, train_batch_size_samples=size, lr=LR, lr_end=LR / 10
+            total_training_samples=10**9, train_batch_size_samples=size, lr=LR, lr_end=LR / 10, device=device
         )
         stream: Iterator[Tensor] = itertools.cycle(batches)
         trainer = SAETrainer(config, sae, stream)
@@ -136,7 +137,7 @@ def sae_lens_steps(family: str, d_sae: int, l0: int, batches: list[Tensor]) -> d
 def sparsify_step(d_sae: int, k: int, batches: list[Tensor]) -> Step:
     """The step of sparsify's `Trainer.fit` with `optimizer="adam"`, without the language model it needs."""
     d_in = batches[0].shape[1]
-    sae = SparseCoder(d_in, SparseCoderConfig(num_latents=d_sae, k=k))
+    sae = SparseCoder(d_in, SparseCoderConfig(num_latents=d_sae, k=k), device=torch.get_default_device())
     sae.b_dec.data = batches[0].mean(0)
     optimizer = torch.optim.Adam(sae.parameters(), lr=LR)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)

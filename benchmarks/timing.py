@@ -27,13 +27,16 @@ def arguments(description: str | None, **integers: int) -> argparse.ArgumentPars
         option = "--" + name.replace("_", "-")
         parser.add_argument(option, type=int, default=default, help=f"default {default}")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
+    parser.add_argument("--device", default="cpu", help="where it is computed")
+    parser.add_argument("--name", help="of the files in results/")
     return parser
 
 
 def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The options, the number of threads put into effect."""
+    """The options, the number of threads and the device put into effect."""
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    torch.set_default_device(getattr(args, "device", "cpu"))
     return args
 
 
@@ -56,6 +59,8 @@ def interleaved(
             started = time.perf_counter()
             for _ in range(calls):
                 contestants[name]()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             seconds[name].append((time.perf_counter() - started) / calls)
     return seconds
 

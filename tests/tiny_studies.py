@@ -11,7 +11,8 @@ from pathlib import Path
 TESTS = Path(__file__).parent
 SETTINGS = [
     *("corpus=text", "layer=1", "context=32", "sae.d_sae=64", "sae.k=4", "nfm.d_embed=8", "logger=none"),
-    *("train_tokens=8192", "batch_tokens=1024", "pool_tokens=4096", "validation_tokens=1000", "trainer=cpu"),
+    *("train_tokens=8192", "batch_tokens=1024", "pool_tokens=4096", "validation_tokens=1000"),
+    f"trainer={os.environ.get('TEST_TRAINER', 'cpu')}",
     *("eval_tokens=700", "evaluation.draws=2", "evaluation.baselines=[eps]"),
     *("splits.validation=0.2", "splits.test=0.2"),
 ]
