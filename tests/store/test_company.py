@@ -131,6 +131,48 @@ def test_who_waits_for_what_another_makes_lets_it_go_on():
     assert together(waiter, maker, waiter) == ["had it", "on", "had it"]
 
 
+def test_what_is_done_aside_keeps_no_other_from_its_turn():
+    begun, had_turn, order = threading.Event(), threading.Event(), []
+
+    def writer(company):
+        torch.manual_seed(1)
+        torch.rand(3)
+
+        def write():
+            begun.set()
+            assert had_turn.wait(20)
+            order.append("written")
+            return "page"
+
+        return company.aside(write), torch.rand(1).item()
+
+    def reader(company):
+        company.once("a", lambda: 1)
+        assert begun.wait(20)
+        torch.manual_seed(7)
+        had_turn.set()
+        order.append("read")
+        company.once("b", lambda: 2, place=1)
+        return "on"
+
+    torch.manual_seed(1)
+    expected = torch.rand(4)[3].item()
+    assert together(writer, reader) == [("page", expected), "on"]
+    assert order == ["read", "written"]
+
+
+def test_an_error_aside_is_the_studys_own():
+    def fails(company):
+        return company.aside(lambda: 1 / 0)
+
+    def goes_on(company):
+        return company.once("a", lambda: 1)
+
+    failed, found = together(fails, goes_on)
+    assert isinstance(failed, ZeroDivisionError)
+    assert found == 1
+
+
 def test_what_is_kept_is_made_once():
     made = []
 
@@ -161,7 +203,7 @@ def test_an_end_reaches_every_study():
 
 
 def test_alone_everything_is_computed_at_once():
-    assert ALONE.once("key", lambda: 1) == ALONE.kept("key", lambda: 1) == 1
+    assert ALONE.once("key", lambda: 1) == ALONE.kept("key", lambda: 1) == ALONE.aside(lambda: 1) == 1
     attempts = iter([False, True])
     ALONE.wait_for(lambda: next(attempts))
     assert next(attempts, None) is None

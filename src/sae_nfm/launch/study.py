@@ -61,16 +61,17 @@ def run(cfg: DictConfig, folder: Path, origin: dict[str, Any], company: Company 
         found = record.merged(found, stage.run(workshop))
     found = record.merged(found, record.footer(cfg, workshop, time.perf_counter() - started))
     if ranks.is_first:
-        report(found, folder, tracker)
+        report(found, folder, tracker, company)
     return found
 
 
-def report(found: dict[str, Any], folder: Path, tracker: Tracker) -> None:
+def report(found: dict[str, Any], folder: Path, tracker: Tracker, company: Company = ALONE) -> None:
     """Write the result, show it, and hand it on."""
     path = result.write(found, folder)
     print_ratios(found)
     try:
-        print(f"report: {write_report(found, folder)}")
+        page = company.aside(lambda: write_report(found, folder))
+        print(f"report: {page}")
     except OSError as error:  # as of a full disk: what was found is not lost with its page
         log.warning("there is no report of %s: %s", path, error)
     tracker.result(found)

@@ -39,6 +39,10 @@ class Company:
         """What `make` gives, the same for all as long as the process lives, such as a language model."""
         return make()
 
+    def aside(self, act: Callable[[], T]) -> T:
+        """What an action gives that computes nothing of torch's, such as writing a page; others go on."""
+        return act()
+
     def wait_for(self, attempt: Callable[[], bool]) -> None:
         """Return as soon as an attempt succeeds; others go on meanwhile."""
         while not attempt():
@@ -72,7 +76,7 @@ class Together(Company):
 
     def __init__(self, members: int, forever: dict[Hashable, Any] | None = None) -> None:
         self._missing = members
-        self._lock = threading.Lock()
+        self._lock, self._place_aside = threading.Lock(), threading.Lock()
         self._wishes: dict[int, _Wish] = {}
         self._events: dict[int, threading.Event] = {}
         self._turn: int | None = None
@@ -110,6 +114,19 @@ class Together(Company):
         if key not in self._forever:
             self._forever[key] = make()
         return self._forever[key]
+
+    def aside(self, act: Callable[[], T]) -> T:
+        """As `Company`, one study at a time."""
+        state = _random_state()
+        with self._lock:
+            self._steps += 1
+            self._give_away()
+        try:
+            with self._place_aside:
+                return act()
+        finally:
+            self._await_turn(_Wish(None, -1, self._steps - 1))
+            _set_random_state(state)
 
     def wait_for(self, attempt: Callable[[], bool]) -> None:
         """As `Company`: tried again whenever another study has come further."""
