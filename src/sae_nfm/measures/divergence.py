@@ -5,10 +5,13 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
-_CPU_ELEMENTS = 1 << 20  # logits worked on at once: what the last-level cache holds beside their temporaries
+_CPU_ELEMENTS = 1 << 18  # logits worked on at once: what the cache of a core holds beside their temporaries
 _GPU_ELEMENTS = 1 << 28
+
+_LEAST = math.log(1e-30)
+"""Log-probabilities are exponentiated from here on: products with less would be slow denormal numbers."""
 
 CORE = ("kl", "ce", "agreement")
 TOP_N = ("top_n_kl", "top_n_overlap", "top_n_kendall_tau", "reverse_kl", "js", "clean_argmax_rank")
@@ -33,7 +36,7 @@ class Clean(NamedTuple):
         log_p = logits.to(_wide(logits.dtype)).log_softmax(-1)
         targets = torch.full_like(tokens, -1)
         targets[:, :-1] = tokens[:, 1:]
-        return cls(log_p, log_p.exp(), log_p.argmax(-1), targets, log_p.topk(top_n, dim=-1).indices)
+        return cls(log_p, _probability(log_p), log_p.argmax(-1), targets, log_p.topk(top_n, dim=-1).indices)
 
 
 @torch.no_grad()
@@ -92,22 +95,43 @@ def top_n_divergence(
 
 
 def _top_n(clean: Clean, log_q: Tensor, difference: Tensor) -> list[Tensor]:
-    q, top, n = log_q.exp(), clean.top, clean.top.shape[-1]
-    log_top_q, overlap = log_q.gather(-1, top), log_q.topk(n, dim=-1).indices
+    q, top, n = _probability(log_q), clean.top, clean.top.shape[-1]
+    log_top_q = log_q.gather(-1, top)
     p_top, q_top = clean.p.gather(-1, top), log_top_q.exp()
     later = torch.triu(torch.ones(n, n, dtype=torch.bool, device=top.device), diagonal=1)
     order = (log_top_q.unsqueeze(-1) - log_top_q.unsqueeze(-2)).sign()[:, later]
-    log_m = torch.logaddexp(clean.log_p, log_q) - math.log(2)  # finite where both probabilities underflow
-    half_p, half_q = clean.log_p - log_m, log_q - log_m
     best = log_q.gather(-1, clean.argmax.unsqueeze(-1))
+    reverse_kl = -torch.linalg.vecdot(q, difference)
+    # log M = log Q + half with half = log ½(1 + P/Q): finite where both probabilities underflow.
+    half = nn.functional.softplus(difference).sub_(math.log(2))
+    js = 0.5 * (torch.linalg.vecdot(clean.p, difference) - torch.linalg.vecdot(q.add_(clean.p), half))
+    above = torch.gt(log_q, best, out=half).sum(-1)  # as numbers, which are added faster than bools
     return [
         top_n_divergence(p_top, q_top, difference.gather(-1, top)),
-        (top.unsqueeze(-1) == overlap.unsqueeze(-2)).any(-1).to(q.dtype).mean(-1),
+        (log_top_q >= _nth_largest(log_q, n).unsqueeze(-1)).to(q.dtype).mean(-1),
         order.mean(-1) if n > 1 else torch.ones_like(best.squeeze(-1)),
-        -torch.linalg.vecdot(q, difference),
-        0.5 * (torch.linalg.vecdot(clean.p, half_p) + torch.linalg.vecdot(q, half_q)),
-        1 + (log_q > best).sum(-1).to(q.dtype),
+        reverse_kl,
+        js,
+        1 + above,
     ]
+
+
+def _nth_largest(x: Float[Tensor, "token d_vocab"], n: int) -> Float[Tensor, " token"]:
+    """The n-th largest number of every row: it is in one of the n chunks whose largest are largest."""
+    width = math.isqrt(x.shape[1])
+    whole = x.shape[1] // width * width
+    chunks = x[:, :whole].unflatten(1, (-1, width))
+    number = chunks.shape[1]
+    if number <= n:
+        return x.topk(n, dim=-1).values[:, -1]
+    found = chunks.amax(-1).topk(n, dim=-1, sorted=False).indices
+    rows = found + number * torch.arange(len(x), device=x.device).unsqueeze(1)
+    candidates = chunks.reshape(-1, width).index_select(0, rows.flatten()).view(len(x), -1)
+    return torch.cat([candidates, x[:, whole:]], dim=1).topk(n, dim=-1).values[:, -1]
+
+
+def _probability(log: Tensor) -> Tensor:
+    return log.clamp_min(_LEAST).exp_()
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
