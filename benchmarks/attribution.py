@@ -3,7 +3,8 @@
     python benchmarks/attribution.py [--positions N] [--few N] [--many N]
 
 Both stages have their default settings. Memory is that of whole processes which attribute `few` and `many`
-positions, behind the model's last layer and with two nodes, so that `many` can be had in minutes.
+positions of a narrow model of random weights, with two nodes and sets of one size, so that `many` can be had
+in minutes.
 """
 
 import resource
@@ -15,9 +16,11 @@ from tempfile import TemporaryDirectory
 
 from hydra import compose, initialize_config_dir
 from timing import Bar, Report, arguments, parsed
+from vocabulary import save_narrow_gpt2
 
 from sae_nfm import config
 from sae_nfm.__main__ import CONFIG_DIR
+from sae_nfm.attribution import choosing
 from sae_nfm.recipes.workshop import Workshop
 from sae_nfm.stages.attribute import Attribute
 from sae_nfm.stages.evaluate import Evaluate
@@ -26,7 +29,10 @@ STUDY = (
     "experiment=quickstart", "trainer=cpu", "logger=none", "train_tokens=500000", "attribution=pairs",
     "splits={validation: 0.05, test: 0.25}",
 )  # fmt: skip
-CHEAP = ("layer=5", "attribution.nodes=2", "attribution.further_seeds=0", "sae.d_sae=1024")
+CHEAP = (
+    "lm=local", "layer=0", "l0=16", "sae.d_sae=1024", "nfm.d_embed=16", "attribution.nodes=2",
+    "attribution.further_seeds=0", "nfm.fit=together",
+)  # fmt: skip
 
 
 class Study:
@@ -71,8 +77,10 @@ def peak(positions: int) -> int:
 def attribute_only(positions: int) -> None:
     """Attribute, and print this process's peak."""
     with TemporaryDirectory() as folder:
-        where = [f"eval_tokens={positions}", f"artifacts={folder}/artifacts"]
+        save_narrow_gpt2(Path(folder, "lm"), width=32, layers=2, vocabulary=4096)
+        where = [f"lm.path={folder}/lm", f"eval_tokens={positions}", f"artifacts={folder}/artifacts"]
         study = Study([*CHEAP, *where], Path(folder))
+        choosing.SHARES = choosing.SHARES[-1:]
         study.attribute.run(study.workshop)
     print(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
@@ -103,8 +111,8 @@ def main() -> None:
             Bar(f"memory at {args.many:,} over that at {args.few:,}", many / few, 1.1, at_least=False),
         ],
         notes=[
-            "Training is not timed. Memory: behind the model's last layer, two nodes, no further seed "
-            "(neither has a part in what is kept over positions).",
+            "Training is not timed. Memory: of a model of width 32, two nodes, sets of one size, no further "
+            "seed (none has a part in what is kept over positions).",
         ],
         figures={},
     ).publish()
