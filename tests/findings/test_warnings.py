@@ -2,7 +2,7 @@
 
 import pytest
 
-from sae_nfm.findings.warnings import late_gain, warnings
+from sae_nfm.findings.warnings import judged, late_change, warnings
 
 FINE = {
     "documents": 300,
@@ -72,17 +72,22 @@ def test_interactions_that_surely_harm():
     assert said(FINE | {"marginal_interaction": None}) == []
 
 
-def test_what_was_not_trained_to_the_end():
+def test_what_was_not_trained_to_its_end():
     rising = curve(0.0, 0.2, 0.3, 0.4, 0.5)
-    assert late_gain(rising) == pytest.approx(0.2)
-    assert late_gain(curve(2.0, 1.0, 0.6, 0.5, 0.4)) == pytest.approx(0.1 / 1.6)  # a loss, which falls
+    assert late_change(rising) == pytest.approx(0.2)
+    assert late_change(curve(2.0, 1.0, 0.6, 0.5, 0.4)) == pytest.approx(0.1 / 1.6)  # a loss, which falls
+    assert late_change(curve(0.3, 0.1, 0.2, 0.25, 0.32)) == pytest.approx(0.07 / 0.22)  # worse at first
     (warning,) = said(curves=FLAT | {"nfm": rising})
     assert warning == (
-        "nfm: not trained to the end; the last quarter of its 100,000 tokens brought 20% of what training "
-        "gained"
+        "nfm: not trained to its end; the last quarter of its 100,000 tokens moved its explained variance "
+        "by 20% of all that it moved"
     )
+    found = judged(FLAT | {"nfm": rising, "solved": curve(0.1)})
+    assert {name: each["flat"] for name, each in found.items()} == {"sae": True, "nfm": False, "solved": None}
+    assert found["nfm"]["late_change"] == late_change(rising)
+    assert found["nfm"]["validation"] == rising["validation"]
 
 
-@pytest.mark.parametrize("values", [(), (0.1,), (0.1, 0.5), (0.2, 0.1, 0.1, 0.1, 0.2), (0.1, None)])
-def test_too_few_validations_or_no_gain_say_nothing(values):
-    assert late_gain(curve(*values)) is None
+@pytest.mark.parametrize("values", [(), (0.1,), (0.1, 0.5), (0.1, 0.1, 0.1, 0.1, 0.1), (0.1, None)])
+def test_too_few_validations_or_no_change_say_nothing(values):
+    assert late_change(curve(*values)) is None

@@ -6,6 +6,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from sae_nfm.findings.result import SCHEMA, environment
+from sae_nfm.findings.warnings import judged
 from sae_nfm.lm.model import LanguageModel
 from sae_nfm.recipes.workshop import Workshop
 from sae_nfm.settings.schema import plain
@@ -33,7 +34,7 @@ def footer(cfg: DictConfig, workshop: Workshop, wall_s: float) -> dict[str, Any]
     timing = {"sae_tokens_per_s": None, "nfm_tokens_per_s": None, "wall_s": wall_s}
     return {
         "validation": workshop.metrics,
-        "curves": workshop.curves,
+        "curves": judged(workshop.curves),
         "artifacts": workshop.artifacts,
         "warnings": workshop.warnings,
         "timing": timing,

@@ -10,7 +10,7 @@ from sae_nfm.findings.statistics import Jackknife, clustered_mean
 from sae_nfm.findings.summary import Summary
 
 _BARS = 40
-_TAIL = 0.005  # of the documents, at either end: they are counted in the outermost bars
+_TAIL = 0.01  # of the documents, at either end: they are counted in the outermost bars
 _FRACTION = 0.1  # of the documents: those with the most gain
 
 PerGroup = Float[np.ndarray, "group bin"]

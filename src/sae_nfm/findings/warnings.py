@@ -9,8 +9,8 @@ WIDE = 0.1
 """Half an interval as a share of the KL it is of, above which there are few tokens."""
 NOISY = 0.01
 """Share of a KL that rounding may make up without a warning."""
-RISING = 0.1
-"""Share of all that training gained, above which its last quarter gained too much to have been the end."""
+MOVING = 0.1
+"""Share of a curve's range, above which its last quarter moved too far to have been its end."""
 
 
 def warnings(found: Mapping[str, Any], curves: Mapping[str, Any], asked: int, dtype: str) -> list[str]:
@@ -32,23 +32,31 @@ def warnings(found: Mapping[str, Any], curves: Mapping[str, Any], asked: int, dt
         _few_tokens(spliced, asked),
         _noise(found["noise_floor"], spliced, dtype),
         _interactions_that_harm(found["marginal_interaction"]),
-        *(_still_rising(name, curve) for name, curve in curves.items()),
+        *(_not_flat(name, curve) for name, curve in curves.items()),
     ]
     return [warning for warning in each if warning]
 
 
-def late_gain(curve: Mapping[str, Any]) -> float | None:
-    """The share of all that training gained that came in the last quarter of its steps.
+def late_change(curve: Mapping[str, Any]) -> float | None:
+    """How far the last quarter of a stage's steps moved its validation figure, as a share of its whole range.
 
-    In the figure of the validations, which may be one that falls. None where there are too few of them, or
-    no gain.
+    None where there are too few validations to tell, or the figure never moved.
     """
     points = [(step, value) for step, value in curve["validation"] if value is not None]
-    last = points[-1][0] if points else 0
-    early = [value for step, value in points if step <= 0.75 * last]
-    if len(early) < 2 or points[-1][1] == early[0]:
+    values = [value for _, value in points]
+    early = [value for step, value in points if step <= 0.75 * points[-1][0]]
+    if len(early) < 2 or max(values) == min(values):
         return None
-    return (points[-1][1] - early[-1]) / (points[-1][1] - early[0])
+    return abs(values[-1] - early[-1]) / (max(values) - min(values))
+
+
+def judged(curves: Mapping[str, Any]) -> dict[str, Any]:
+    """The curves, with their `late_change`, and whether they were `flat` at their end (null: unknown)."""
+    changes = {name: late_change(curve) for name, curve in curves.items()}
+    flat = {name: None if change is None else change <= MOVING for name, change in changes.items()}
+    return {
+        name: {**curve, "late_change": changes[name], "flat": flat[name]} for name, curve in curves.items()
+    }
 
 
 def _few_documents(documents: int, asked: int) -> str | None:
@@ -93,12 +101,12 @@ def _interactions_that_harm(marginal: Mapping[str, Any] | None) -> str | None:
     )
 
 
-def _still_rising(name: str, curve: Mapping[str, Any]) -> str | None:
-    gain = late_gain(curve)
-    if gain is None or gain <= RISING:
+def _not_flat(name: str, curve: Mapping[str, Any]) -> str | None:
+    change = late_change(curve)
+    if change is None or change <= MOVING:
         return None
-    tokens = curve["validation"][-1][0] * curve["tokens_per_step"]
+    tokens, figure = curve["validation"][-1][0] * curve["tokens_per_step"], curve["watched"].replace("_", " ")
     return (
-        f"{name}: not trained to the end; the last quarter of its {tokens:,} tokens brought {gain:.0%} of "
-        "what training gained"
+        f"{name}: not trained to its end; the last quarter of its {tokens:,} tokens moved its {figure} by "
+        f"{change:.0%} of all that it moved"
     )

@@ -2,7 +2,7 @@
 
 import base64
 import html
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,9 @@ def join(children: Iterable[str]) -> Html:
 
 def number_cell(shown: Estimate | None, minimum: int = 3, unit: str = "", **attributes: str) -> Html:
     """A table cell with a value and its interval below it."""
-    value, interval = format_parts(shown, minimum, unit)
+    text, interval = format_parts(shown, minimum, unit)
     below = tag("span", interval, class_="interval") if interval else Html()
-    return tag("td", value, below, class_="number", **attributes)
+    return tag("td", text, below, class_="number", **attributes)
 
 
 def table(headings: Iterable[str | Html], rows: Iterable[Html], **attributes: str) -> Html:
@@ -47,6 +47,41 @@ def table(headings: Iterable[str | Html], rows: Iterable[Html], **attributes: st
 def number_headings(*texts: str) -> list[Html]:
     """Headings of columns of numbers."""
     return [tag("th", text, class_="number") for text in texts]
+
+
+def stacked(headings: Sequence[str], rows: Iterable[tuple[str, Html, Sequence[Html | None]]]) -> Html:
+    """A table whose rows become blocks on a narrow page, every value beside its heading.
+
+    Args:
+        headings: of the first column and of those of numbers.
+        rows: each with its class, the content of its first cell, and its values; None is an empty cell.
+    """
+    first, *others = headings
+    written = [
+        tag(
+            "tr",
+            tag("td", name, class_="name"),
+            *(
+                tag("td", value or Html(), class_="number", data_label=heading)
+                for heading, value in zip(others, values, strict=True)
+            ),
+            class_=kind,
+        )
+        for kind, name, values in rows
+    ]
+    return table([first, *number_headings(*others)], written, class_="stacks")
+
+
+def amount(text: str, below: str = "") -> Html:
+    """What stands in a cell of numbers: a value and, smaller, what belongs to it."""
+    return tag("span", text, tag("span", below, class_="interval") if below else Html())
+
+
+def drawing(svg: Path, alt: str, caption: str) -> Html:
+    """An SVG inlined in the page as a picture of its own, with its caption."""
+    data = base64.b64encode(svg.read_bytes()).decode()
+    image = tag("img", src=f"data:image/svg+xml;base64,{data}", alt=alt, class_="drawing")
+    return tag("figure", image, tag("figcaption", caption))
 
 
 def figure(png: Path, alt: str, caption: str) -> Html:
