@@ -67,7 +67,7 @@ def test_interactions_that_surely_harm():
         }
 
     (warning,) = said(marginal(-0.02, -0.03, -0.01))
-    assert warning == "the NFM's KL is above that of sae_linear by 0.02 nats/token: interactions do harm"
+    assert warning == "the KL of the NFM is above that of sae_linear by 0.02 nats/token: interactions do harm"
     assert said(marginal(-0.02, -0.05, 0.01)) == []
     assert said(FINE | {"marginal_interaction": None}) == []
 

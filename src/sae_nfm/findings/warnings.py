@@ -96,9 +96,7 @@ def _interactions_that_harm(marginal: Mapping[str, Any] | None) -> str | None:
     if marginal is None or marginal["absolute"]["ci95"][1] >= 0:
         return None
     worse = -marginal["absolute"]["value"]
-    return (
-        f"the NFM's KL is above that of {marginal['against']} by {worse:.3g} nats/token: interactions do harm"
-    )
+    return f"the KL of the NFM is above that of {marginal['against']} by {worse:.3g} nats/token: interactions do harm"
 
 
 def _not_flat(name: str, curve: Mapping[str, Any]) -> str | None:

@@ -163,12 +163,10 @@ def compared(result: Mapping[str, Any], test: Mapping[str, Any]) -> str | None:
         if is_own
         else label(result, b)
     )
-    share = number(lookup(result, "made_worse", f"{a} vs {b}", "fraction"))
-    where = "" if share is None else f", higher at {share:.0%} of the tokens"
     if p is not None and p >= _LEVEL:
         apart = f"does not differ from that of {other} beyond chance: {in_words(difference)} nats/token"
-        return f"The KL of {label(result, a)} {apart}{where}."
+        return f"The KL of {label(result, a)} {apart}."
     higher = difference.value >= 0
     size = in_words(difference if higher else difference.scaled(-1))
     side = "above" if higher else "below"
-    return f"The KL of {label(result, a)} is {side} that of {other} by {size} nats/token{where}."
+    return f"The KL of {label(result, a)} is {side} that of {other} by {size} nats/token."

@@ -1,14 +1,22 @@
 """The parts of a report: each says what it found, shows it, and lists the numbers."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sae_nfm.report.answers import by_document, by_position, compared, dictionary, precision, training, worst
+from sae_nfm.report.conditions import of_role
 from sae_nfm.report.estimates import Estimate, format_parts, number
 from sae_nfm.report.headline import against_random, bound, gain, headline, marginal_gain
 from sae_nfm.report.page import Html, amount, details, drawing, join, stacked, tag
-from sae_nfm.report.tables import component_rows, condition_rows, paired_test_rows
+from sae_nfm.report.tables import (
+    ComponentRow,
+    ConditionRow,
+    PairedTestRow,
+    component_rows,
+    condition_rows,
+    paired_test_rows,
+)
 
 Drawings = Mapping[str, Path]
 """SVGs by the names of their figures; any may be absent."""
@@ -41,44 +49,37 @@ def conditions_part(result: Mapping[str, Any], drawn: Drawings) -> Html:
         "L2 error",
         "cosine",
     )
-    rows = [
-        (
-            "baseline" if row.baseline else "reconstruction",
-            join([row.words.rpartition(": ")[2], tag("code", row.name)]),
-            [
-                _value(row.kl),
-                _value(row.times_baseline, 2, "×") if row.baseline else None,
-                _value(row.median),
-                _value(row.ce_increase),
-                _value(row.top1_agreement, 1, "%"),
-                _value(row.l2, 2),
-                _value(row.cosine),
-            ],
-        )
-        for row in condition_rows(result)
-    ]
+    rows = [_condition_line(row) for row in condition_rows(result)]
     shown = [_drawing(drawn, "kl_by_condition"), stacked(headings, rows) if rows else Html()]
     return _part("How far does each reconstruction move the model?", said, *shown)
+
+
+def _condition_line(row: ConditionRow) -> tuple[str, Html, Sequence[Html | None]]:
+    values = [
+        _value(row.kl),
+        _value(row.times_baseline, 2, "×") if row.baseline else None,
+        _value(row.median),
+        _value(row.ce_increase),
+        _value(row.top1_agreement, 1, "%"),
+        _value(row.l2, 2),
+        _value(row.cosine),
+    ]
+    kind = "baseline" if row.baseline else "reconstruction"
+    return kind, join([row.words.rpartition(": ")[2], tag("code", row.name)]), values
 
 
 def components_part(result: Mapping[str, Any], drawn: Drawings) -> Html:
     """What each part of the NFM brings."""
     said = _beside_the_headline(result, gain(result), marginal_gain(result), bound(result))
-    rows = [
-        (
-            "reconstruction",
-            join([row.words, tag("code", row.name)]),
-            [_value(row.kl), *(_value(each, 1, "%") if each else None for each in _reductions(row))],
-        )
-        for row in component_rows(result)
-    ]
+    rows = [_component_line(row) for row in component_rows(result)]
     headings = ("what replaces the activation", "mean KL", "KL reduction", "residual explained")
     shown = [stacked(headings, rows) if rows else Html(), _drawing(drawn, "kl_vs_mse_reduction")]
     return _part("Is the gain linear, or of interactions?", said, *shown)
 
 
-def _reductions(row: Any) -> tuple[Estimate | None, Estimate | None]:
-    return row.kl_reduction, row.mse_reduction
+def _component_line(row: ComponentRow) -> tuple[str, Html, Sequence[Html | None]]:
+    reductions = (_value(each, 1, "%") if each else None for each in (row.kl_reduction, row.mse_reduction))
+    return "reconstruction", join([row.words, tag("code", row.name)]), [_value(row.kl), *reductions]
 
 
 def spread_parts(result: Mapping[str, Any], drawn: Drawings) -> Html:
@@ -109,41 +110,50 @@ def tests_part(result: Mapping[str, Any]) -> Html:
         "Differences are paired by token, errors are clustered by document, and p-values are those of Holm "
         f"for the family of these {len(rows)} tests; below 0.05 is beyond chance."
     )
-    words = [sentence for test in result["tests"] if (sentence := compared(result, test))]
-    headings = (
-        "pair",
-        "difference of mean KL",
-        "KL higher at",
-        "Cohen's d",
-        "paired t, clustered",
-        "Wilcoxon p",
-        "p after Holm",
-        "unpaired t, as published",
+    words = [sentence for test in _main_tests(result) if (sentence := compared(result, test))]
+    numbers = details(
+        "All tests in numbers",
+        stacked(_TEST_HEADINGS, map(_test_line, rows)),
+        tag("p", _TEST_NOTE, class_="note"),
     )
-    lines = [
-        (
-            "",
-            Html(tag("span", row.pair)),
-            [
-                _value(row.difference),
-                amount("–" if row.worse is None else f"{100 * row.worse:.1f}%"),
-                amount("–" if row.cohens_d is None else f"{row.cohens_d:.2f}"),
-                _t_and_p(row.clustered),
-                amount(format_p(row.wilcoxon.get("p"))),
-                amount(format_p(row.p_holm)),
-                _t_and_p(row.as_published),
-            ],
-        )
-        for row in rows
-    ]
-    note = (
-        "“KL higher at”: the share of positions where the first of the pair has the higher KL. Wilcoxon: on "
-        "the documents' means. The unpaired t takes tokens as independent, as the published analysis did; it "
-        "is here for comparison, not as evidence."
-    )
-    numbers = details("The same in numbers", stacked(headings, lines), tag("p", note, class_="note"))
     listed = tag("ul", *(tag("li", sentence) for sentence in words))
     return join([tag("h2", "What was compared with what?"), tag("p", method), listed, numbers])
+
+
+_TEST_HEADINGS = (
+    "pair",
+    "difference of mean KL",
+    "KL higher at",
+    "Cohen's d",
+    "paired t, clustered",
+    "Wilcoxon p",
+    "p after Holm",
+    "unpaired t, as published",
+)
+_TEST_NOTE = (
+    "“KL higher at”: the share of positions where the first of the pair has the higher KL. Wilcoxon: on the "
+    "documents' means. The unpaired t takes tokens as independent, as the published analysis did; it is here "
+    "for comparison, not as evidence."
+)
+
+
+def _main_tests(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Those of the SAE and of the NFM, which answer what the page asks; all where there are none of these."""
+    main = {of_role(result, "sae"), of_role(result, "nfm")}
+    return [test for test in result["tests"] if test.get("a") in main] or list(result["tests"])
+
+
+def _test_line(row: PairedTestRow) -> tuple[str, Html, Sequence[Html]]:
+    values = [
+        _value(row.difference),
+        amount("–" if row.worse is None else f"{100 * row.worse:.1f}%"),
+        amount("–" if row.cohens_d is None else f"{row.cohens_d:.2f}"),
+        _t_and_p(row.clustered),
+        amount(format_p(row.wilcoxon.get("p"))),
+        amount(format_p(row.p_holm)),
+        _t_and_p(row.as_published),
+    ]
+    return "test", tag("span", row.pair), values
 
 
 def format_p(p: Any) -> str:

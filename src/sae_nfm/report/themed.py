@@ -18,11 +18,11 @@ INK, QUIET, RULE, BAND, PAPER = "#1a1a1a", "#5c5c5c", "#dddddd", "#f4f4f4", "#ff
 _IN_THE_DARK = {
     INK: "#e8e8e8",
     "#000000": "#e8e8e8",
-    QUIET: "#a9b0b8",
+    QUIET: "#a6a6a6",
     "#999999": "#8b929a",
-    RULE: "#353b43",
+    RULE: "#3a3f44",
     BAND: "#1e2228",
-    PAPER: "#14161a",
+    PAPER: "#15181b",
     "#0072b2": "#4fa9e0",  # blue is too dark on black
     "#d55e00": "#f07f2e",
     "#009e73": "#2fc195",
