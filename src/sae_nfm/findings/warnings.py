@@ -95,8 +95,8 @@ def _interactions_that_harm(marginal: Mapping[str, Any] | None) -> str | None:
     """That the KL is surely higher with the interactions than without them."""
     if marginal is None or marginal["absolute"]["ci95"][1] >= 0:
         return None
-    worse = -marginal["absolute"]["value"]
-    return f"the KL of the NFM is above that of {marginal['against']} by {worse:.3g} nats/token: interactions do harm"
+    worse, linear = -marginal["absolute"]["value"], marginal["against"]
+    return f"the KL of the NFM is above that of {linear} by {worse:.3g} nats/token: interactions do harm"
 
 
 def _not_flat(name: str, curve: Mapping[str, Any]) -> str | None:
