@@ -77,18 +77,22 @@ def amount(text: str, below: str = "") -> Html:
     return tag("span", text, tag("span", below, class_="interval") if below else Html())
 
 
+_PICTURES = {".png": "image/png", ".svg": "image/svg+xml"}
+
+
+def figure(picture: Path, alt: str, caption: str) -> Html:
+    """A PNG or an SVG inlined in the page, with its caption, in a box that scrolls on a narrow page."""
+    return tag("figure", tag("div", _image(picture, alt), class_="scroll"), tag("figcaption", caption))
+
+
 def drawing(svg: Path, alt: str, caption: str) -> Html:
-    """An SVG inlined in the page as a picture of its own, with its caption."""
-    data = base64.b64encode(svg.read_bytes()).decode()
-    image = tag("img", src=f"data:image/svg+xml;base64,{data}", alt=alt, class_="drawing")
-    return tag("figure", image, tag("figcaption", caption))
+    """The same of an SVG that is narrow enough for every page."""
+    return tag("figure", _image(svg, alt, class_="drawing"), tag("figcaption", caption))
 
 
-def figure(png: Path, alt: str, caption: str) -> Html:
-    """A picture inlined in the page, with its caption."""
-    data = base64.b64encode(png.read_bytes()).decode()
-    image = tag("img", src=f"data:image/png;base64,{data}", alt=alt)
-    return tag("figure", tag("div", image, class_="scroll"), tag("figcaption", caption))
+def _image(picture: Path, alt: str, **attributes: str) -> Html:
+    data = base64.b64encode(picture.read_bytes()).decode()
+    return tag("img", src=f"data:{_PICTURES[picture.suffix]};base64,{data}", alt=alt, **attributes)
 
 
 def key_values(values: Mapping[str, Any]) -> Html:

@@ -1,4 +1,4 @@
-"""Figures of a report: narrow, with large type, and saved as PNG and as an SVG that has a dark side."""
+"""Figures of a report, as PNG and as an SVG that has a dark side; most of them narrow, with large type."""
 
 import io
 from collections.abc import Mapping
@@ -19,6 +19,9 @@ _IN_THE_DARK = {
     INK: "#e8e8e8",
     "#000000": "#e8e8e8",
     QUIET: "#a6a6a6",
+    "#444444": "#bdbdbd",
+    "#767676": "#9a9a9a",
+    "#777777": "#9a9a9a",
     "#999999": "#8b929a",
     RULE: "#3a3f44",
     BAND: "#1e2228",
@@ -33,6 +36,8 @@ _COMPACT: dict[Any, Any] = {
     "axes.titleweight": "bold",
     "axes.titlepad": 7,
     "figure.dpi": 256,
+}
+_THEMED: dict[Any, Any] = {
     "svg.fonttype": "none",  # text that can be searched, and edited in a talk
     "svg.hashsalt": "sae_nfm",  # the same result gives the same file
     "grid.color": RULE,
@@ -41,9 +46,14 @@ _COMPACT: dict[Any, Any] = {
 _NO_METADATA: dict[str, Any] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
 
+def themed() -> AbstractContextManager[None]:
+    """A context, inside the house style, for figures that are saved with a dark side."""
+    return matplotlib.rc_context(_THEMED)
+
+
 def compact() -> AbstractContextManager[None]:
-    """A context, inside the house style, in which figures are drawn for a report."""
-    return matplotlib.rc_context(_COMPACT)
+    """The same for figures that are narrow enough for a phone."""
+    return matplotlib.rc_context(_COMPACT | _THEMED)
 
 
 def report_figure(height: float) -> Figure:
