@@ -98,7 +98,8 @@ def training_part(result: Mapping[str, Any], drawn: Drawings) -> Html:
     said, stages = _said(dictionary(result)), training(result)
     lines = tag("ul", *(tag("li", stage) for stage in stages)) if stages else Html()
     shown = [lines, _drawing(drawn, "training_curves")]
-    return _part("How good is the SAE, and was each part trained to its end?", said, *shown)
+    title = "How good is the SAE, and was each part trained to its end?" if stages else "How good is the SAE?"
+    return _part(title, said, *shown)
 
 
 def tests_part(result: Mapping[str, Any]) -> Html:
