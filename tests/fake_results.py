@@ -135,6 +135,76 @@ def fake_tests(kl):
     ]
 
 
+def fake_along_context(kl):
+    """What is taken off falls along the context, from half of its mean more to half of it less."""
+    bins, along = [[1, 1], [2, 3], [4, 7], [8, 15], [16, 31], [32, 63], [64, 126]], np.linspace(1.5, 0.5, 7)
+    pairs = [("sae", "eps(sae)"), ("sae_nfm", "eps(sae_nfm)"), ("sae_nfm", "sae"), ("sae_nfm", "sae_linear")]
+    share = (1 - kl.get("sae_nfm", 0) / kl["sae"]) * along if "sae" in kl else along
+    return {
+        "bins": bins,
+        "tokens": [160, 320, 640, 1280, 2560, 5000, 9000],
+        "kl": {name: (value / along).tolist() for name, value in kl.items()},
+        "differences": [
+            {
+                "a": a,
+                "b": b,
+                "value": ((kl[a] - kl[b]) * along).tolist(),
+                "ci95": [sorted(interval(value, 0.2)) for value in (kl[a] - kl[b]) * along],
+            }
+            for a, b in pairs
+            if a in kl and b in kl
+        ],
+        "reduction": {
+            "value": share.tolist(),
+            "ci95": [interval(value, 0.1) for value in share.tolist()],
+            "early": {"positions": [1, 63], **around(float(share[:6].mean()), 0.1)},
+            "late": {"positions": [64, 126], **around(float(share[6]), 0.1)},
+            "change": around(float(share[6] - share[:6].mean()), 0.2),
+        }
+        if {"sae", "sae_nfm"} <= set(kl)
+        else None,
+    }
+
+
+def fake_across_documents(kl):
+    edges = np.linspace(-0.6, 0.2, 31)
+    counts = np.round(40 * np.exp(-0.5 * ((edges[1:] + 0.2) / 0.12) ** 2)).astype(int)
+    return [
+        {
+            "a": "sae_nfm",
+            "b": other,
+            "documents": int(counts.sum()),
+            "lower": 0.94,
+            "log_ratio": {
+                "edges": edges.tolist(),
+                "counts": counts.tolist(),
+                "quartiles": [-0.28, -0.2, -0.12],
+            },
+            "top_tenth": {"fall": 0.22, "tokens": 0.15},
+        }
+        for other in ("sae", "sae_linear")
+        if {"sae_nfm", other} <= set(kl)
+    ]
+
+
+def fake_curves(has_nfm):
+    steps = np.arange(2, 201, 2)
+
+    def curve(watched, loss, validation):
+        return {
+            "watched": watched,
+            "tokens_per_step": 1000,
+            "late_change": 0.02,
+            "flat": True,
+            "loss": [[int(step), float(value)] for step, value in zip(steps, loss, strict=True)],
+            "validation": [[50 * i, value] for i, value in enumerate(validation)],
+        }
+
+    sae = curve("explained_variance", 0.19 + 0.6 * np.exp(-steps / 30), [0.3, 0.72, 0.79, 0.805, 0.81])
+    nfm = curve("residual_explained", 0.71 + 0.02 * np.exp(-steps / 30), [0.25, 0.27, 0.28, 0.289, 0.29])
+    return {"sae": sae, "nfm": nfm} if has_nfm else {"sae": sae}
+
+
 def fake_result(
     reconstructions=("sae", "sae_linear", "sae_interaction", "sae_nfm"),
     baselines=("eps",),
@@ -198,6 +268,9 @@ def fake_result(
         else None,
         "share_of_codes_bound": {"kl": around(0.48, 0.1)} if has_nfm else None,
         "validation": {"sae": {}, "nfm": {"residual_explained": 0.29}} if has_nfm else {"sae": {}},
+        "along_context": fake_along_context(kl),
+        "across_documents": fake_across_documents(kl),
+        "curves": fake_curves(has_nfm),
         "warnings": [],
         "made_worse": {"sae_nfm vs sae": {"fraction": 0.31}} if has_nfm else {},
         "tests": fake_tests(kl),
@@ -289,6 +362,7 @@ def renamed(result, names):
         return re.sub(r"\w+", lambda word: names.get(word[0], word[0]), words)
 
     parts = ("conditions", "ratios", "pathology", "made_worse", "tests", "marginal_interaction")
+    parts += ("along_context", "across_documents")
     return result | {part: rename(result[part]) for part in parts}
 
 

@@ -22,6 +22,7 @@ from sae_nfm.evaluation.condition import Condition
 from sae_nfm.evaluation.condition import conditions as build_conditions
 from sae_nfm.evaluation.reconstructions import Reconstruction
 from sae_nfm.evaluation.task import Settings
+from sae_nfm.findings.warnings import FEW_DOCUMENTS
 from sae_nfm.interop.fits import check_fits
 from sae_nfm.interop.published import Published
 from sae_nfm.lm.model import LanguageModel
@@ -47,7 +48,7 @@ from sae_nfm.settings.schema import plain as plain
 from sae_nfm.settings.schema import register as register
 from sae_nfm.settings.values import NotAllowed, missing
 from sae_nfm.stages.attribute import Attribute, Attribution
-from sae_nfm.stages.evaluate import FEW_DOCUMENTS, Evaluate
+from sae_nfm.stages.evaluate import Evaluate
 from sae_nfm.stages.stage import Stage
 from sae_nfm.stages.train import Train
 from sae_nfm.store.company import ALONE, Company
@@ -237,7 +238,7 @@ def scored_blocks(
     patched = chosen.bos == "patch"
     scored = ScoredBlocks(blocks, num_tokens, patched, replace, chosen.position, chosen.batch_size)
     if scored.num_tokens < num_tokens:
-        log.warning("%s=%d: the test split holds %d, which are used", setting, num_tokens, scored.num_tokens)
+        workshop.warn(f"{setting}={num_tokens}: the test split holds {scored.num_tokens}, which are used")
     if scored.is_one_document():
         allowed = f"so many that they come from 2, and for intervals to be right from {FEW_DOCUMENTS}"
         because = "the scored tokens come from 1 document"

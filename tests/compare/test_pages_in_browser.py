@@ -23,6 +23,9 @@ FLAGS = (
     "--disable-sync",
     "--hide-scrollbars",
 )
+SOME_BOX_SCROLLS = (
+    "w => [...w.document.querySelectorAll('.scroll')].some(box => box.scrollWidth > box.clientWidth)"
+)
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium binary on this machine"),
@@ -82,8 +85,15 @@ def test_pages_do_not_scroll_sideways(pages, name, width, tmp_path):
 
 
 def test_a_wide_table_scrolls_in_its_own_box(pages, tmp_path):
-    script = "w => [...w.document.querySelectorAll('.scroll')].some(box => box.scrollWidth > box.clientWidth)"
-    assert evaluate(pages["report"], script, 400, tmp_path) == "true"
+    assert evaluate(pages["compare"], SOME_BOX_SCROLLS, 400, tmp_path) == "true"
+
+
+@pytest.mark.parametrize("name", ["report", "all"])
+def test_a_report_on_a_phone_has_nothing_that_scrolls_sideways_even_where_it_is_unfolded(
+    pages, name, tmp_path
+):
+    unfolded = pages[name].replace("<details>", "<details open>")
+    assert evaluate(unfolded, SOME_BOX_SCROLLS, 400, tmp_path) == "false"
 
 
 def test_a_click_on_a_heading_sorts_and_a_second_one_turns_it(pages, tmp_path):

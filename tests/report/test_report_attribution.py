@@ -138,7 +138,7 @@ def test_the_report_says_what_the_gain_is_due_to(tmp_path):
     assert '<td class="name"><a href="features.html#pair-3-8">3 × 8</a>' in text
     assert BAD not in text
     assert "&lt;b&gt;x&lt;/b&gt;" in text
-    assert text.count('src="data:image/png;base64,') == 8
+    assert text.count('src="data:image/svg+xml;base64,') == 9
 
 
 def test_a_study_without_attribution_has_the_report_it_had(tmp_path):

@@ -103,9 +103,9 @@ def test_the_change_of_the_ratio_to_random_errors_is_said_as_its_interval_allows
 
 def test_the_facts_name_the_family_and_k_only_where_it_has_one():
     result = fake_result()
-    assert {"topk SAE of 1,024 latents", "L0 32", "k 32"} <= set(facts(result))
+    assert {"topk SAE of 1,024 latents", "k 32"} <= set(facts(result))
     result["sae"] = {"family": "jumprelu", "d_sae": 1024, "l0": 41.7, "explained_variance": 0.8}
-    assert {"jumprelu SAE of 1,024 latents", "L0 41.7"} <= set(facts(result))
+    assert "jumprelu SAE of 1,024 latents" in facts(result)
     assert not [fact for fact in facts(result) if fact.startswith("k ")]
     del result["sae"]["family"]
     assert "topk SAE of 1,024 latents" in facts(result)  # the only one that there was

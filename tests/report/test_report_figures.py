@@ -1,3 +1,5 @@
+import re
+
 import matplotlib
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from fake_results import BASELINES, KL, fake_result
 from sae_nfm.report.figures import draw_figures
 from sae_nfm.report.plotstyle import SERIES, spread
 
-EVERY = ["kl_by_condition", "kl_by_position", "kl_distribution", "kl_vs_mse_reduction"]
+EVERY = ["kl_by_condition", "kl_vs_mse_reduction", "kl_by_position", "kl_by_document", "training_curves"]
 
 
 def ink(path):
@@ -32,10 +34,11 @@ def test_every_condition_with_every_baseline_fits(tmp_path):
 
 
 def test_a_study_without_nfm_has_no_reduction_figure(tmp_path):
-    assert [path.stem for path in draw_figures(fake_result(("sae",)), tmp_path)] == EVERY[:3]
+    drawn = draw_figures(fake_result(("sae",)), tmp_path)
+    assert [path.stem for path in drawn] == [EVERY[0], EVERY[2], EVERY[4]]
 
 
-@pytest.mark.parametrize("missing", ["by_position", "histogram", "ci95", "mse", "median"])
+@pytest.mark.parametrize("missing", ["by_position", "ci95", "mse", "median"])
 def test_missing_parts_leave_the_rest(tmp_path, missing):
     result = fake_result()
     for condition in result["conditions"].values():
@@ -46,8 +49,27 @@ def test_missing_parts_leave_the_rest(tmp_path, missing):
 
 def test_unknown_names_and_empty_results_are_drawn_as_far_as_possible(tmp_path):
     result = fake_result(("novel",), ("strange",))
-    assert [path.stem for path in draw_figures(result, tmp_path)] == EVERY[:3]
+    assert [path.stem for path in draw_figures(result, tmp_path)] == [EVERY[0], EVERY[2], EVERY[4]]
     assert draw_figures({}, tmp_path) == []
+
+
+def test_what_cannot_be_known_of_a_bin_is_left_open(tmp_path):
+    result = fake_result()
+    for difference in result["along_context"]["differences"]:
+        difference["ci95"][0] = [None, None]  # one cluster
+    result["curves"]["nfm"]["validation"][1][1] = None
+    assert [path.stem for path in draw_figures(result, tmp_path)] == EVERY
+
+
+def test_the_drawing_of_the_page_has_the_same_words_as_the_picture_and_a_dark_side(tmp_path):
+    (drawn, *_) = draw_figures(fake_result(), tmp_path)
+    svg = drawn.with_suffix(".svg").read_text(encoding="utf-8")
+    assert re.findall(r">([^<>]*ε-random)<", svg).count("ε-random") == 4
+    dark = svg.partition("@media (prefers-color-scheme: dark)")[2].partition("</style>")[0]
+    used = set(re.findall(r"(?:fill|stroke): (#[0-9a-f]{6})", svg.rpartition("</style>")[2]))
+    swapped = set(re.findall(r": (#[0-9a-f]{6})\"\]", dark))
+    assert used - swapped <= {"#cc79a7"}  # purple, which is seen on both
+    assert svg == draw_figures(fake_result(), tmp_path)[0].with_suffix(".svg").read_text(encoding="utf-8")
 
 
 def test_drawing_leaves_the_callers_matplotlib_settings_alone(tmp_path):

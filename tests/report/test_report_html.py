@@ -1,3 +1,4 @@
+import base64
 import re
 import subprocess
 import sys
@@ -8,8 +9,9 @@ from matplotlib.figure import Figure
 
 from fake_results import BASELINES, KL, fake_result
 from full_disks import no_space
-from sae_nfm.report.html import format_p, write_report
+from sae_nfm.report.html import write_report
 from sae_nfm.report.page import tag
+from sae_nfm.report.parts import format_p
 
 VOID = {"img", "meta"}
 
@@ -28,7 +30,9 @@ class Page(HTMLParser):
             self.open.append(tag)
         for key, value in attrs:
             if key in ("src", "href"):
-                (self.images if value.startswith("data:image/png;base64,") else self.addresses).append(value)
+                (self.images if value.startswith("data:image/svg+xml;base64,") else self.addresses).append(
+                    value
+                )
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
@@ -50,13 +54,18 @@ def report(result, folder):
 def test_the_page_carries_its_figures_and_fetches_nothing(tmp_path):
     text = report(fake_result(), tmp_path)
     page = Page(text)
-    assert len(page.images) == 4
+    assert len(page.images) == 5
     assert page.addresses == []
     assert "http://" not in text
     assert "https://" not in text
     assert "@import" not in text
     assert "url(" not in text
-    assert len(list((tmp_path / "figures").glob("*.png"))) == 4
+    for drawn in page.images:
+        svg = base64.b64decode(drawn.partition(",")[2]).decode()
+        assert "prefers-color-scheme: dark" in svg
+        assert not re.search(r"(href|src)=\"(?!#)|url\((?!#)|@import", svg)
+    for kind in ("png", "svg"):
+        assert len(list((tmp_path / "figures").glob(f"*.{kind}"))) == 5
 
 
 def test_the_page_says_what_was_found(tmp_path):
@@ -69,7 +78,7 @@ def test_the_page_says_what_was_found(tmp_path):
     assert "unpaired t, as published" in text
     assert "p < 1e-300" in text
     assert "KL higher at" in text
-    assert re.search(r"sae_nfm - sae \S+ \[\S+ \S+\] 31\.0% ", text)  # of the positions
+    assert re.search(r"sae_nfm - sae -\S+ \[\S+ \S+\] 31\.0% ", text)  # of the positions
     assert "python -m sae_nfm experiment=quickstart" in text
     assert "sae.d_sae 1024" in text
     assert "torch 2.13.0" in text
@@ -105,7 +114,7 @@ def test_what_the_study_says_is_text_and_never_markup(tmp_path):
 def test_any_set_of_conditions_makes_a_page(result, tmp_path):
     text = report(result, tmp_path)
     page = Page(text)
-    assert "Reproduce" in page.text
+    assert "How to repeat it" in page.text
     assert "None" not in page.text.replace("nfm None", "")
     assert "nan" not in page.text.split()
 
@@ -126,13 +135,41 @@ def test_an_sae_without_k_is_shown_by_its_family_and_l0(tmp_path):
     result["sae"] = {"family": "jumprelu", "d_sae": 1024, "l0": 41.7}
     del result["settings"]["sae"]["k"]
     text = Page(report(result, tmp_path)).text
-    assert "jumprelu SAE of 1,024 latents · L0 41.7 ·" in text
+    assert "jumprelu SAE of 1,024 latents ·" in text
+    assert "41.7 of its 1,024 latents are active per token (L0)." in text
     assert "sae.k" not in text
 
 
-def test_warnings_stand_above_what_was_found(tmp_path):
-    text = Page(report(fake_result() | {"warnings": ["nfm: worse than <its> linear part"]}, tmp_path)).text
-    assert text.index("Warning: nfm: worse than <its> linear part.") < text.index("Adding the NFM")
+def test_the_answer_comes_first_then_the_warnings_then_the_rest(tmp_path):
+    warned = fake_result() | {"warnings": ["nfm: worse than <its> linear part", "few documents"]}
+    text = Page(report(warned, tmp_path)).text
+    places = ("Adding the NFM", "Read with care", "nfm: worse than <its> linear part.", "few documents.")
+    order = [text.index(words) for words in (*places, "How far does each", "How to repeat it")]
+    assert order == sorted(order)
+    assert "Read with care" not in Page(report(fake_result(), tmp_path)).text
+
+
+@pytest.mark.parametrize("result", [fake_result(), fake_result(("sae",))], ids=["nfm", "no-nfm"])
+def test_no_sentence_is_said_twice(result, tmp_path):
+    sentences = [words.strip() for words in Page(report(result, tmp_path)).words if len(words.strip()) > 40]
+    assert len(sentences) > 10
+    assert len(set(sentences)) == len(sentences)
+
+
+@pytest.mark.parametrize(
+    ("part", "title"),
+    [
+        ("along_context", "Does the gain depend on the position?"),
+        ("across_documents", "Is it in few documents, or in all?"),
+        ("curves", "training curves"),
+        ("tests", "What was compared with what?"),
+    ],
+)
+def test_a_result_from_before_there_was_a_part_has_a_page_without_it(part, title, tmp_path):
+    assert title in report(fake_result(), tmp_path / "with")
+    text = report({key: value for key, value in fake_result().items() if key != part}, tmp_path / "without")
+    assert title not in text
+    assert "How to repeat it" in text
 
 
 def test_the_share_of_the_bound_is_said(tmp_path):
@@ -170,7 +207,7 @@ def test_a_full_disk_leaves_nothing_under_a_final_name(tmp_path, monkeypatch, fu
     with pytest.raises(OSError, match="No space left"):
         write_report(fake_result(), tmp_path)
     assert [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".png"] == []
-    assert len(list(tmp_path.rglob("*.png"))) == (0 if full == "savefig" else 4)
+    assert len(list(tmp_path.rglob("*.png"))) == (0 if full == "savefig" else 1)
 
 
 def test_a_full_disk_leaves_the_old_report(tmp_path, monkeypatch):

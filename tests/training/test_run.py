@@ -2,6 +2,7 @@
 
 import errno
 
+import numpy as np
 import pytest
 import torch
 from lightning import Callback
@@ -13,6 +14,7 @@ from sae_nfm.measures.finite import NonFinite
 from sae_nfm.measures.quality import DictionaryQuality
 from sae_nfm.training import run as running
 from sae_nfm.training.checkpoints import BEFORE, HASHES, LAST
+from sae_nfm.training.curve import CURVE, read_curve
 from sae_nfm.training.objectives.reconstruction import Reconstruction
 from sae_nfm.training.run import CHECKPOINTS
 from sae_nfm.training.weights import WEIGHTS, load_weights, read_metrics, save_weights
@@ -36,6 +38,7 @@ def uninterrupted(bench, tmp_path_factory):
 
 
 def assert_equal_bit_for_bit(found, expected):
+    assert read_curve(found) == read_curve(expected)
     found, expected = load_file(found / WEIGHTS), load_file(expected / WEIGHTS)
     assert set(found) == set(expected)
     for name, tensor in expected.items():
@@ -89,9 +92,9 @@ def test_a_run_that_was_cut_off_after_its_last_step_only_writes_its_weights(
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_finished_stage_leaves_weights_and_metrics_and_nothing_else(bench, uninterrupted, stage):
+def test_a_finished_stage_leaves_weights_metrics_and_curve_and_nothing_else(bench, uninterrupted, stage):
     folder = uninterrupted[stage]
-    assert sorted(path.name for path in folder.iterdir()) == ["metrics.json", WEIGHTS]
+    assert sorted(path.name for path in folder.iterdir()) == [CURVE, "metrics.json", WEIGHTS]
     metrics = read_metrics(folder)
     assert metrics["train_tokens"] == 120 * 64
     assert metrics["processes"] == 1
@@ -101,6 +104,22 @@ def test_a_finished_stage_leaves_weights_and_metrics_and_nothing_else(bench, uni
     assert 0 < metrics["explained_variance"] < 1
     assert metrics["l0"] == pytest.approx(4, abs=0.5)
     assert ("residual_explained" in metrics) == (stage == "nfm")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_curve_has_the_mean_loss_and_every_validation(bench, uninterrupted, tmp_path, stage):
+    losses = Losses()
+    bench.train(bench.task(stage), tmp_path, losses)
+    curve, metrics = read_curve(tmp_path), read_metrics(tmp_path)
+    assert curve["tokens_per_step"] == 64
+    assert [step for step, _ in curve["loss"]] == list(range(2, 121, 2))
+    means = np.reshape(losses.values, (60, 2)).mean(1)
+    assert [value for _, value in curve["loss"]] == pytest.approx(means, rel=1e-6)
+    steps, values = zip(*curve["validation"], strict=True)
+    assert (steps[0], steps[-1], len(set(steps))) == (0, 120, len(steps))
+    assert metrics["best_step"] in steps
+    assert values[steps.index(metrics["best_step"])] == pytest.approx(metrics[curve["watched"]])
+    assert curve["watched"] == ("explained_variance" if stage == "sae" else "residual_explained")
 
 
 def test_weights_are_read_back_as_they_were_trained(bench, uninterrupted):

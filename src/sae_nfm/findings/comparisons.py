@@ -48,8 +48,8 @@ def _headlines(summary: Summary) -> dict[str, Any]:
         names = [summary.of_role(role) for role in roles]
         return None if None in names else as_json(figure(measure, *names))
 
-    best_linear = _best_linear(summary)
-    absolute = found(summary.difference, "kl", best_linear, "nfm")
+    linear = best_linear(summary)
+    absolute = found(summary.difference, "kl", linear, "nfm")
     of_bound = ("nfm", "codes_bound", "sae")
     bounded = None not in [summary.of_role(role) for role in of_bound]
     return {
@@ -58,9 +58,9 @@ def _headlines(summary: Summary) -> dict[str, Any]:
         "mse_reduction": found(summary.reduction, "mse", "nfm", "sae"),
         "marginal_interaction": absolute
         and {
-            "against": summary.of_role(best_linear),
+            "against": summary.of_role(linear),
             "absolute": absolute,
-            "share": found(summary.reduction, "kl", "nfm", best_linear),
+            "share": found(summary.reduction, "kl", "nfm", linear),
             "share_over_refit": found(summary.reduction, "kl", "nfm", "refit"),
         },
         "joint_training": found(summary.reduction, "kl", "nfm", "sequential")
@@ -77,7 +77,7 @@ def _headlines(summary: Summary) -> dict[str, Any]:
     }
 
 
-def _best_linear(summary: Summary) -> str:
+def best_linear(summary: Summary) -> str:
     """The role of what interactions are held against."""
     return "linear" if summary.of_role("linear_alone") is None else "linear_alone"
 
@@ -135,7 +135,7 @@ def planted(summary: Summary, plant: Plant | None) -> dict[str, Any] | None:
     Where no interactions are planted the truth is 0: such a model takes off the linear part's own error.
     None where nothing is planted, or what it takes to know the truth was not spliced in.
     """
-    best, linear = summary.of_role("planted"), summary.of_role(_best_linear(summary))
+    best, linear = summary.of_role("planted"), summary.of_role(best_linear(summary))
     if plant is None or best is None or linear is None:
         return None
     share = Jackknife(0.0, (0.0, 0.0))

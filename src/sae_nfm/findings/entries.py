@@ -4,10 +4,9 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Int
-from scipy import stats
 
 from sae_nfm.evaluation.condition import Condition
-from sae_nfm.findings.statistics import clustered_error
+from sae_nfm.findings.statistics import clustered_mean
 from sae_nfm.findings.summary import Summary
 from sae_nfm.measures.divergence import TOP_N
 from sae_nfm.measures.sums import histogram_edges
@@ -85,10 +84,7 @@ def _top_n(top_n: int, plain: dict[str, float]) -> dict[str, Any]:
 def _by_position(summary: Summary, name: str) -> dict[str, list[Any]]:
     """Mean KL at each position, with a t-interval clustered by groups of documents."""
     sums = summary.sums["by_position"][summary.names.index(name)]
-    tokens = summary.sums["tokens_by_position"]
-    error, df = clustered_error(sums, tokens)
-    with np.errstate(invalid="ignore"):
-        mean, margin = sums.sum(0) / tokens.sum(0), stats.t.ppf(0.975, df) * error
+    mean, margin = clustered_mean(sums, summary.sums["tokens_by_position"])
     return {
         "kl": [float(m) if np.isfinite(m) else None for m in mean],
         "ci95": [

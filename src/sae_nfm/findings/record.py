@@ -6,6 +6,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from sae_nfm.findings.result import SCHEMA, environment
+from sae_nfm.findings.warnings import judged
 from sae_nfm.lm.model import LanguageModel
 from sae_nfm.recipes.workshop import Workshop
 from sae_nfm.settings.schema import plain
@@ -29,10 +30,11 @@ def header(cfg: DictConfig, origin: Mapping[str, Any], lm: LanguageModel) -> dic
 
 
 def footer(cfg: DictConfig, workshop: Workshop, wall_s: float) -> dict[str, Any]:
-    """What was made for it, what it warns of, and what its numbers may depend on."""
+    """What was made for it and how, what it warns of, and what its numbers may depend on."""
     timing = {"sae_tokens_per_s": None, "nfm_tokens_per_s": None, "wall_s": wall_s}
     return {
         "validation": workshop.metrics,
+        "curves": judged(workshop.curves),
         "artifacts": workshop.artifacts,
         "warnings": workshop.warnings,
         "timing": timing,

@@ -14,6 +14,7 @@ import torch
 from sae_nfm.findings.comparisons import comparisons
 from sae_nfm.findings.comparisons import planted as planted
 from sae_nfm.findings.entries import entries
+from sae_nfm.findings.spread import spread
 from sae_nfm.findings.summary import Summary
 from sae_nfm.store.store import write_atomically
 
@@ -31,8 +32,14 @@ _PACKAGES = (
 
 
 def findings(summary: Summary) -> dict[str, Any]:
-    """Conditions, ratios, headlines and tests of an evaluation."""
-    return {"conditions": entries(summary), **comparisons(summary)}
+    """Conditions, ratios, headlines and tests of an evaluation, and how evenly differences are spread."""
+    return {
+        "positions": int(summary.tokens.sum()),
+        "documents": len(summary.tokens),
+        "conditions": entries(summary),
+        **comparisons(summary),
+        **spread(summary),
+    }
 
 
 def environment(device: torch.device) -> dict[str, Any]:

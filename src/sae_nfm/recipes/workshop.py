@@ -20,6 +20,7 @@ from sae_nfm.recipes.sae import TrainedSAE
 from sae_nfm.recipes.solved import SolvedLinear
 from sae_nfm.recipes.surroundings import MeasuredSurroundings
 from sae_nfm.store.store import Recipe, Store
+from sae_nfm.training.curve import read_curve
 from sae_nfm.training.parts import Part
 from sae_nfm.training.run import Run
 from sae_nfm.training.weights import read_metrics
@@ -97,6 +98,7 @@ class Workshop:
     Attributes:
         own: the study's dictionary, as far as it is made.
         metrics: figures of everything made, by name.
+        curves: how everything that was trained went, by name.
         artifacts: kind, fingerprint and folder of everything made, by name.
         warnings: what the result warns of.
     """
@@ -106,6 +108,7 @@ class Workshop:
         node = order.nfm_node
         self.own = Candidate(OWN, _parts_of(node), node, self.from_node(node))
         self.metrics: dict[str, dict[str, float]] = {}
+        self.curves: dict[str, dict[str, Any]] = {}
         self.artifacts: dict[str, dict[str, str]] = {}
         self.warnings: list[str] = []
         self._sae: Foundation | None = None
@@ -138,6 +141,8 @@ class Workshop:
         log.info("%s: %s", name, folder)
         if metrics:
             self.metrics[name] = metrics
+        if curve := read_curve(folder):
+            self.curves[name] = curve
         for concern in recipe.concerns(metrics):
             self.warn(f"{name}: {concern}")
         return made.value

@@ -27,11 +27,15 @@ def attribution_part(attributed: Attributed, figures: Sequence[Drawn]) -> Html:
             tag("p", link, ": where each does most, and what it makes of the next token."),
             pairs_table(pairs),
             triples_table(found),
-            *(join([tag("h3", one.title), figure(one.path, one.title, one.caption)]) for one in figures),
+            *map(_shown, figures),
             account_table(found),
             latents_table(found),
         ]
     )
+
+
+def _shown(one: Drawn) -> Html:
+    return join([tag("h3", one.title), figure(one.path.with_suffix(".svg"), one.title, one.caption)])
 
 
 def _answer(found: Mapping[str, Any], pairs: Sequence[Pair]) -> list[str]:

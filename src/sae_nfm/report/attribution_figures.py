@@ -21,9 +21,9 @@ from sae_nfm.report.plotstyle import (
     VERMILLION,
     new_figure,
     plain_log_ticks,
-    save,
     styled,
 )
+from sae_nfm.report.themed import INK, PAPER, save_both, themed
 
 _ORDERS = {  # label, colour, marker, line
     "attribution": ("by attribution", BLUE, "D", "-"),
@@ -80,7 +80,7 @@ def draw_attribution(attributed: Attributed, folder: Path) -> list[Drawn]:
         folder: where the PNGs go; made if absent.
     """
     found = attributed.found
-    with styled():
+    with styled(), themed():
         drawn = {
             "attribution_network": _draw_network(named_pairs(attributed)),
             "attribution_curves": _draw_curves(found["curves"]["orders"]),
@@ -88,7 +88,7 @@ def draw_attribution(attributed: Attributed, folder: Path) -> list[Drawn]:
             "attribution_error": _draw_error(found.get("error")),
         }
         return [
-            Drawn(save(figure, Path(folder) / f"{name}.png"), *_CAPTIONS[name])
+            Drawn(save_both(figure, Path(folder) / f"{name}.png"), *_CAPTIONS[name])
             for name, figure in drawn.items()
             if figure
         ]
@@ -117,7 +117,7 @@ def _draw_network(pairs: Sequence[Pair]) -> Figure | None:
             zorder=1,
         )
     area, font = (0.56 * unit) ** 2, min(0.8 * unit / max(len(str(n)) for n in latents), 16)
-    axes.scatter(*places.T, s=area, color="white", edgecolors="#444444", linewidths=1.4, zorder=2)
+    axes.scatter(*places.T, s=area, color=PAPER, edgecolors="#444444", linewidths=1.4, zorder=2)
     for latent, (x, y) in zip(latents, places, strict=True):
         axes.text(x, y, str(latent), ha="center", va="center", fontsize=font, zorder=3)
     axes.set_aspect("equal")
@@ -245,7 +245,7 @@ def _draw_error(error: Mapping[str, Any] | None) -> Figure | None:
     ends = {True: 0.0, False: 0.0}
     for name, share in shares.items():
         _draw_segment(axes, name, share.scaled(100), ends)
-    axes.axvline(0, color="black", lw=1)
+    axes.axvline(0, color=INK, lw=1)
     axes.set_ylim(-0.5, 0.5)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
@@ -260,6 +260,6 @@ def _draw_segment(axes: Axes, name: str, share: Estimate, ends: dict[bool, float
     start = ends[positive]
     ends[positive] = start + share.value
     shown = f"{label}: {format_estimate(share, 1)}%"
-    axes.barh(0, share.value, 0.8, left=start, color=colour, edgecolor="white", label=shown)
+    axes.barh(0, share.value, 0.8, left=start, color=colour, edgecolor=PAPER, label=shown)
     if share.low is not None and share.high is not None:
-        axes.plot([start + share.low, start + share.high], [0, 0], color="black", lw=2)
+        axes.plot([start + share.low, start + share.high], [0, 0], color=INK, lw=2)

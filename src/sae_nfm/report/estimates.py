@@ -140,3 +140,9 @@ def format_parts(shown: Estimate | None, minimum: int = 3, unit: str = "") -> tu
     if shown.low is None or shown.low == shown.high:
         return value, ""
     return value, f"[{shown.low:.{decimals}f}, {shown.high:.{decimals}f}]"
+
+
+def in_words(shown: Estimate, minimum: int = 3, unit: str = "") -> str:
+    """The value and its interval as part of a sentence."""
+    value, interval = format_parts(shown, minimum, unit)
+    return f"{value} (95% interval {interval.strip('[]').replace(', ', ' to ')})" if interval else value

@@ -5,11 +5,10 @@ from typing import Any
 
 from sae_nfm.report.conditions import label, of_role
 from sae_nfm.report.estimates import (
-    Estimate,
     condition_kl,
     estimate,
-    format_parts,
     format_value,
+    in_words,
     kl_reduction,
     lookup,
     number,
@@ -20,7 +19,13 @@ from sae_nfm.report.estimates import (
 
 def headline(result: Mapping[str, Any]) -> list[str]:
     """The findings, the most important one first; at least one sentence."""
-    sentences = [_planted(result), _gain(result), marginal_gain(result), _bound(result), _pathology(result)]
+    sentences = [
+        _planted(result),
+        gain(result),
+        marginal_gain(result),
+        bound(result),
+        against_random(result),
+    ]
     found = [sentence for sentence in sentences if sentence]
     return found or ["This study measured no condition."]
 
@@ -28,18 +33,13 @@ def headline(result: Mapping[str, Any]) -> list[str]:
 def facts(result: Mapping[str, Any]) -> list[str]:
     """What was measured and on how much, in a few words each."""
     site, sae, lm = result.get("site") or {}, result.get("sae") or {}, result.get("lm") or {}
-    explained, floor = estimate(sae.get("explained_variance")), number(result.get("noise_floor"))
-    k = number(sae.get("k"))
+    floor, k = number(result.get("noise_floor")), number(sae.get("k"))
     model = str(lm.get("path") or "").rstrip("/").rpartition("/")[2]
     found = (
         (model, f"{model}, layer {site.get('layer')} {site.get('hook')}"),
         (sae.get("d_sae"), f"{sae_family(result)} SAE of {_count(sae.get('d_sae'))} latents"),
-        (sae.get("l0"), f"L0 {_count(sae.get('l0'))}"),
         (k is not None, f"k {_count(k)}"),
-        (explained, f"explained variance {format_value(explained, 1, '%')}"),
         (result.get("context"), f"context {result.get('context')}"),
-        (result.get("positions"), f"{_count(result.get('positions'))} positions per condition"),
-        (result.get("documents"), f"{_count(result.get('documents'))} documents"),
         (result.get("measurements"), f"{_count(result.get('measurements'))} KL measurements"),
         (floor is not None, f"noise floor {floor:.1g} nats/token" if floor is not None else ""),
         (result.get("seed") is not None, f"seed {result.get('seed')}"),
@@ -52,25 +52,20 @@ def _count(value: Any) -> str:
     return "?" if read is None else f"{read:,.0f}" if read == int(read) else f"{read:,.1f}"
 
 
-def _with_interval(shown: Estimate, minimum: int, unit: str = "") -> str:
-    value, interval = format_parts(shown, minimum, unit)
-    return f"{value} (95% interval {interval.strip('[]').replace(', ', ' to ')})" if interval else value
-
-
 def _planted(result: Mapping[str, Any]) -> str | None:
     """Whether the instrument finds the interactions that were put there, and none where none were."""
     truth = estimate(lookup(result, "planted", "share"))
     share = estimate(lookup(result, "marginal_interaction", "share"))
     if truth is None or share is None:
         return None
-    said = f"interactions take {_with_interval(share, 1, '%')} off the KL that the linear part leaves"
+    said = f"interactions take {in_words(share, 1, '%')} off the KL that the linear part leaves"
     if truth.value == 0:
         return f"Control: no interactions were planted; {said}."
-    kind, worth = lookup(result, "planted", "kind"), _with_interval(truth, 1, "%")
+    kind, worth = lookup(result, "planted", "kind"), in_words(truth, 1, "%")
     return f"Control: {kind} worth {worth} were planted; {said}."
 
 
-def _gain(result: Mapping[str, Any]) -> str | None:
+def gain(result: Mapping[str, Any]) -> str | None:
     """How far the NFM lowers the KL, from what to what."""
     reduction = kl_reduction(result, of_role(result, "nfm"))
     sae, both = (condition_kl(result, of_role(result, role)) for role in ("sae", "nfm"))
@@ -80,11 +75,11 @@ def _gain(result: Mapping[str, Any]) -> str | None:
     if reduction.low is not None and not reduction.excludes(0):
         return (
             "Adding the NFM does not change the SAE's next-token KL beyond chance: a reduction of "
-            f"{_with_interval(reduction, 1, '%')}, {values}."
+            f"{in_words(reduction, 1, '%')}, {values}."
         )
     verb = "cuts" if reduction.value >= 0 else "raises"
     size = reduction if reduction.value >= 0 else reduction.scaled(-1)
-    return f"Adding the NFM {verb} the SAE's next-token KL by {_with_interval(size, 1, '%')}, {values}."
+    return f"Adding the NFM {verb} the SAE's next-token KL by {in_words(size, 1, '%')}, {values}."
 
 
 def marginal_gain(result: Mapping[str, Any]) -> str | None:
@@ -96,7 +91,7 @@ def marginal_gain(result: Mapping[str, Any]) -> str | None:
     alone = of_role(result, "linear_alone") is not None
     linear = "a linear part that was trained alone, by the same stages," if alone else "the linear part"
     of_linear = f", {format_value(share, 1, '%')} of what {linear} leaves" if share else ""
-    size = f"{_with_interval(absolute, 3)} nats/token{of_linear}"
+    size = f"{in_words(absolute, 3)} nats/token{of_linear}"
     together = lookup(result, "nfm", "fit") == "together" and not alone
     caveat = (
         " Both parts were trained together, so that the linear part alone is not the best linear one."
@@ -106,36 +101,34 @@ def marginal_gain(result: Mapping[str, Any]) -> str | None:
     if absolute.low is not None and not absolute.excludes(0):
         return f"Feature interactions bring nothing measurable beyond the linear part: {size}.{caveat}"
     if absolute.value < 0:
-        loss = _with_interval(absolute.scaled(-1), 3)
+        loss = in_words(absolute.scaled(-1), 3)
         return (
             f"Feature interactions bring nothing beyond the linear part: they add {loss} nats/token.{caveat}"
         )
     return f"Feature interactions take off a further {size}.{caveat}"
 
 
-def _bound(result: Mapping[str, Any]) -> str | None:
+def bound(result: Mapping[str, Any]) -> str | None:
     """How much of what the codes tell of the residual the NFM has found."""
     share = estimate(lookup(result, "share_of_codes_bound", "kl"))
     if share is None:
         return None
     return (
-        f"The NFM takes off {_with_interval(share, 0, '%')} of what a large MLP on the same codes takes off, "
+        f"The NFM takes off {in_words(share, 0, '%')} of what a large MLP on the same codes takes off, "
         "the best predictor of the residual that was tried."
     )
 
 
-def _pathology(result: Mapping[str, Any]) -> str | None:
+def against_random(result: Mapping[str, Any]) -> str | None:
     """How the errors compare with random ones of the same length; the KL alone if there is no ε baseline."""
     names = [name for role in ("sae", "nfm") if (name := of_role(result, role))]
     ratios = {name: ratio for name in names if (ratio := pathology(result, name))}
     sae = condition_kl(result, of_role(result, "sae"))
     if not ratios and sae:
-        return f"Splicing in the SAE's reconstruction costs a KL of {_with_interval(sae, 3)} nats/token."
+        return f"Splicing in the SAE's reconstruction costs a KL of {in_words(sae, 3)} nats/token."
     if not ratios:
         return None
-    said = [
-        f"{_with_interval(ratio, 2)} times as far for {label(result, name)}" for name, ratio in ratios.items()
-    ]
+    said = [f"{in_words(ratio, 2)} times as far for {label(result, name)}" for name, ratio in ratios.items()]
     return (
         "Against random errors of the same length at the same tokens, the reconstruction's error moves the "
         f"next-token distribution {' and '.join(said)}.{_pathology_change(result)}"
@@ -150,5 +143,5 @@ def _pathology_change(result: Mapping[str, Any]) -> str:
     if change.low is not None and not change.excludes(0):
         return " The NFM does not change that multiple beyond chance."
     higher = change.value > 0
-    size = _with_interval(change if higher else change.scaled(-1), 2)
+    size = in_words(change if higher else change.scaled(-1), 2)
     return f" With the NFM that multiple is {'higher' if higher else 'lower'} by {size}."

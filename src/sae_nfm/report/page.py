@@ -2,7 +2,7 @@
 
 import base64
 import html
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,9 @@ def join(children: Iterable[str]) -> Html:
 
 def number_cell(shown: Estimate | None, minimum: int = 3, unit: str = "", **attributes: str) -> Html:
     """A table cell with a value and its interval below it."""
-    value, interval = format_parts(shown, minimum, unit)
+    text, interval = format_parts(shown, minimum, unit)
     below = tag("span", interval, class_="interval") if interval else Html()
-    return tag("td", value, below, class_="number", **attributes)
+    return tag("td", text, below, class_="number", **attributes)
 
 
 def table(headings: Iterable[str | Html], rows: Iterable[Html], **attributes: str) -> Html:
@@ -49,11 +49,50 @@ def number_headings(*texts: str) -> list[Html]:
     return [tag("th", text, class_="number") for text in texts]
 
 
-def figure(png: Path, alt: str, caption: str) -> Html:
-    """A picture inlined in the page, with its caption."""
-    data = base64.b64encode(png.read_bytes()).decode()
-    image = tag("img", src=f"data:image/png;base64,{data}", alt=alt)
-    return tag("figure", tag("div", image, class_="scroll"), tag("figcaption", caption))
+def stacked(headings: Sequence[str], rows: Iterable[tuple[str, Html, Sequence[Html | None]]]) -> Html:
+    """A table whose rows become blocks on a narrow page, every value beside its heading.
+
+    Args:
+        headings: of the first column and of those of numbers.
+        rows: each with its class, the content of its first cell, and its values; None is an empty cell.
+    """
+    first, *others = headings
+    written = [
+        tag(
+            "tr",
+            tag("td", name, class_="name"),
+            *(
+                tag("td", value or Html(), class_="number", data_label=heading)
+                for heading, value in zip(others, values, strict=True)
+            ),
+            class_=kind,
+        )
+        for kind, name, values in rows
+    ]
+    return table([first, *number_headings(*others)], written, class_="stacks")
+
+
+def amount(text: str, below: str = "") -> Html:
+    """What stands in a cell of numbers: a value and, smaller, what belongs to it."""
+    return tag("span", text, tag("span", below, class_="interval") if below else Html())
+
+
+_PICTURES = {".png": "image/png", ".svg": "image/svg+xml"}
+
+
+def figure(picture: Path, alt: str, caption: str) -> Html:
+    """A PNG or an SVG inlined in the page, with its caption, in a box that scrolls on a narrow page."""
+    return tag("figure", tag("div", _image(picture, alt), class_="scroll"), tag("figcaption", caption))
+
+
+def drawing(svg: Path, alt: str, caption: str) -> Html:
+    """The same of an SVG that is narrow enough for every page."""
+    return tag("figure", _image(svg, alt, class_="drawing"), tag("figcaption", caption))
+
+
+def _image(picture: Path, alt: str, **attributes: str) -> Html:
+    data = base64.b64encode(picture.read_bytes()).decode()
+    return tag("img", src=f"data:{_PICTURES[picture.suffix]};base64,{data}", alt=alt, **attributes)
 
 
 def key_values(values: Mapping[str, Any]) -> Html:

@@ -36,7 +36,7 @@ _ROLES = {
     "linear": SERIES[2],
     "interaction": SERIES[3],
 }
-_OTHER = (BLACK, "P", DASHDOT)
+_OTHER = ("#1a1a1a", "P", DASHDOT)  # a drawing leaves out pure black, and so keeps it in the dark
 
 _STYLE: dict[Any, Any] = {
     "font.size": 14,

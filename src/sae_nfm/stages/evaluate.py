@@ -14,13 +14,9 @@ from sae_nfm.evaluation.reconstructions import Reconstruction
 from sae_nfm.evaluation.task import EvaluationTask, Settings
 from sae_nfm.findings import result
 from sae_nfm.findings.summary import Summary
+from sae_nfm.findings.warnings import warnings
 from sae_nfm.recipes.workshop import Workshop
 from sae_nfm.training.callbacks import progress_bar
-
-FEW_DOCUMENTS = 200
-"""Below, intervals over documents of very unequal lengths are a little too narrow."""
-NOISY = 0.01
-"""Share of a KL that rounding may make up without a warning."""
 
 
 @dataclass
@@ -87,21 +83,15 @@ class Evaluate:
     def _found(self, task: EvaluationTask, workshop: Workshop) -> dict[str, Any]:
         summary = Summary(self.conditions, task.sums.compute(), self.settings.top_n)
         found = result.findings(summary)
-        self._warn_of_few_documents(len(summary.tokens), workshop)
-        spliced = {
-            name: entry
-            for name, entry in found["conditions"].items()
-            if entry["role"] not in ("clean", "identity")
-        }
-        _warn_of_noise(found["noise_floor"], spliced, workshop)
-        measurements = sum(entry["n"] for entry in spliced.values())
+        for warning in warnings(found, workshop.curves, self.asked, workshop.activations.lm.dtype):
+            workshop.warn(warning)
+        entries = found["conditions"].values()
+        measurements = sum(each["n"] for each in entries if each["role"] not in ("clean", "identity"))
         quality = task.quality.compute()
         of_sae = ("l0", "explained_variance", "mse", "dead_fraction")
         of_nfm = ("residual_explained", "interaction_share")
         return {
             "lm": {"clean_ce": found["conditions"][self.conditions[0].name]["ce"]},
-            "positions": self.scored.num_tokens,
-            "documents": len(summary.tokens),
             "measurements": measurements,
             "sae": {key: quality[key] for key in of_sae},
             "nfm": None if workshop.autoencoder.nfm is None else {key: quality[key] for key in of_nfm},
@@ -110,22 +100,3 @@ class Evaluate:
             "planted": result.planted(summary, workshop.autoencoder.plant),
             "timing": {"eval_measurements_per_s": measurements / task.seconds},
         }
-
-    def _warn_of_few_documents(self, num_documents: int, workshop: Workshop) -> None:
-        if num_documents < FEW_DOCUMENTS:
-            workshop.warn(
-                f"eval_tokens={self.asked}: from {num_documents} documents; below {FEW_DOCUMENTS}, intervals "
-                "over documents may be too narrow"
-            )
-
-
-def _warn_of_noise(floor: float | None, spliced: dict[str, Any], workshop: Workshop) -> None:
-    """Warn where rounding alone is a noticeable part of the smallest KL."""
-    smallest = min(spliced, key=lambda name: spliced[name]["kl"]["mean"])
-    kl = spliced[smallest]["kl"]["mean"]
-    if floor is not None and abs(floor) > NOISY * kl:
-        workshop.warn(
-            f"lm.dtype={workshop.activations.lm.dtype}: where nothing is replaced the KL is {floor:.3g} "
-            f"nats/token by rounding alone, {abs(floor) / kl:.1%} of KL({smallest}); a wider lm.dtype "
-            "lowers it"
-        )

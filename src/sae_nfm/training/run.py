@@ -1,4 +1,4 @@
-"""One training stage from a fresh or interrupted folder to a finished one: weights and metrics."""
+"""One training stage from a fresh or interrupted folder to a finished one: weights, metrics, its curve."""
 
 import json
 import logging
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Trainer
+from lightning import Callback, Trainer
 from torch import nn
 
 from sae_nfm.data.resumed import ResumedModule
@@ -23,6 +23,7 @@ from sae_nfm.store.ranks import Ranks
 from sae_nfm.store.store import discard
 from sae_nfm.training.callbacks import KeepBest, training_callbacks
 from sae_nfm.training.checkpoints import newest_checkpoint
+from sae_nfm.training.curve import CURVE, Curve
 from sae_nfm.training.tasks import DictionaryTask
 from sae_nfm.training.weights import METRICS, WEIGHTS, save_weights
 
@@ -59,7 +60,7 @@ def train(
     run: Run,
     folder: Path,
 ) -> None:
-    """Train from the folder's last whole checkpoint, if there is one, and leave weights and metrics there.
+    """Train from the folder's last whole checkpoint, if there is one, and leave weights, metrics and curve.
 
     The weights are those of the best validation, that of the untrained start and that of the end included.
 
@@ -79,8 +80,9 @@ def train(
     last = run.ranks.from_first(lambda: newest_checkpoint(folder / CHECKPOINTS))
     first_step = 0 if last is None else _step_of(last)
     best = KeepBest(trained, task.score, first_step)
+    curve = Curve(task.watched, num_steps, data.tokens_per_step, first_step)
     with run.logger(stage, folder) as logger:
-        trainer = _trainer(run, num_steps, logger, folder, best)
+        trainer = _trainer(run, num_steps, logger, folder, [best, curve])
         if last is not None:
             log.info("%s: going on from %s, step %d", stage, last, first_step)
         if first_step % _validation_interval(run, num_steps) == 0:  # a checkpoint comes before its validation
@@ -107,14 +109,15 @@ def train(
         if trainer.is_global_zero:
             save_weights(trained, folder / WEIGHTS)
             write_atomically(folder / METRICS, json.dumps(metrics, indent=1))
+            write_atomically(folder / CURVE, json.dumps(curve.as_json()))
             discard(folder / CHECKPOINTS)
 
 
-def _trainer(run: Run, num_steps: int, logger: Any, folder: Path, best: KeepBest) -> Trainer:
+def _trainer(run: Run, num_steps: int, logger: Any, folder: Path, kept: list[Callback]) -> Trainer:
     return run.trainer(
         max_steps=num_steps,
         logger=logger,
-        callbacks=[best, *training_callbacks(folder / CHECKPOINTS, run.checkpoint_every)],
+        callbacks=[*kept, *training_callbacks(folder / CHECKPOINTS, run.checkpoint_every)],
         gradient_clip_val=run.gradient_clip or None,
         val_check_interval=_validation_interval(run, num_steps),
         check_val_every_n_epoch=None,
