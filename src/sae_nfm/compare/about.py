@@ -19,7 +19,7 @@ class About(NamedTuple):
     model: str
     site: str
     corpus: str
-    context: int | None
+    context: int | None  # of these four all must be equal for KLs to be comparable
     positions: int | None
     documents: int | None
     command: str

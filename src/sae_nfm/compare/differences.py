@@ -23,6 +23,14 @@ class Difference(NamedTuple):
     size: Estimate
     paired: bool  # by document; otherwise the studies' intervals are taken as independent
 
+    @property
+    def shown(self) -> Estimate:
+        """The size with no more digits of its value than its interval tells of."""
+        value, low, high = self.size
+        if low is None or high is None or low == high:
+            return self.size
+        return Estimate(round(value, 1 - math.floor(math.log10((high - low) / 2))), low, high)
+
 
 def difference(measure: Measure, pair: Pair) -> Difference | None:
     """The second study's figure less the first's; None where one has none."""

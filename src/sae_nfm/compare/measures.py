@@ -15,6 +15,8 @@ from sae_nfm.report.estimates import (
     pathology,
 )
 
+_NATS = "nats/token"
+
 
 class Measure(NamedTuple):
     """One number of a study, with how it is named and written."""
@@ -26,11 +28,20 @@ class Measure(NamedTuple):
     decimals: int = 3  # at least
     by_document: Callable[[DocumentSums], Replicated | None] | None = None
     """The same figure made of sums by document; None where it is no matter of documents."""
+    nats: str = ""
+    """The unit on an axis, of a divergence."""
 
     @property
     def axis_label(self) -> str:
         """The heading with its unit, for a figure."""
-        return f"{self.heading}, %" if self.unit == "%" else self.heading
+        unit = self.unit if self.unit == "%" else self.nats
+        return f"{self.heading}, {unit}" if unit else self.heading
+
+    @property
+    def difference_label(self) -> str:
+        """The heading with the unit of a difference."""
+        unit = "pp" if self.unit == "%" else self.nats
+        return f"{self.heading}, {unit}" if unit else self.heading
 
     def plotted(self, shown: Estimate) -> Estimate:
         """The estimate in the unit of the axis label."""
@@ -52,9 +63,15 @@ EXPLAINED_VARIANCE = Measure(
     "explained_variance", "explained variance", _at("sae", "explained_variance"), "%", 1
 )
 L0 = Measure("l0", "L0", _at("sae", "l0"), decimals=1)
-KL_SAE = Measure("kl_sae", "KL of SAE", _of("sae", condition_kl), by_document=lambda d: d.mean("kl/sae"))
+KL_SAE = Measure(
+    "kl_sae", "KL of SAE", _of("sae", condition_kl), by_document=lambda d: d.mean("kl/sae"), nats=_NATS
+)
 KL_NFM = Measure(
-    "kl_sae_nfm", "KL of SAE + NFM", _of("nfm", condition_kl), by_document=lambda d: d.mean("kl/nfm")
+    "kl_sae_nfm",
+    "KL of SAE + NFM",
+    _of("nfm", condition_kl),
+    by_document=lambda d: d.mean("kl/nfm"),
+    nats=_NATS,
 )
 PATHOLOGY_SAE = Measure(
     "pathology_sae", "SAE ÷ ε", _of("sae", pathology), "×", 2, lambda d: d.ratio("kl/sae", "kl/eps(sae)")

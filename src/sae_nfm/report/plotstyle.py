@@ -77,9 +77,11 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write the figure as a PNG, whole or not at all, making its folder."""
+    """Write the figure in the format of the suffix, whole or not at all, making its folder."""
+    kind = path.suffix.removeprefix(".")
+    undated = {"CreationDate": None} if kind == "pdf" else None  # the same figure is the same file
     with replacing(path) as partial:
-        figure.savefig(partial, format="png")
+        figure.savefig(partial, format=kind, metadata=undated)
     return path
 
 
