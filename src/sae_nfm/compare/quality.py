@@ -62,7 +62,7 @@ def sae_points(studies: Sequence[ComparedStudy], varied: Sequence[str]) -> list[
         if study.family and all(study.values[m.name] for m in (EXPLAINED_VARIANCE, KL_SAE, REDUCTION)):
             rest = ", ".join(f"{key.rpartition('.')[2]}={text(study.setting(key))}" for key in others)
             found.setdefault((study.family, _sparsity(study), rest), []).append(study)
-    points = [Point(*key, of) for key, of in sorted(found.items())]
+    points = [Point(*key, of) for key, of in sorted(found.items(), key=lambda item: item[0][:2])]
     families, sparsities = {p.family for p in points}, {p.sparsity for p in points}
     return points if len(families) > 1 or len(sparsities) >= _FEWEST_SPARSITIES else []
 
@@ -105,8 +105,11 @@ def _curves(points: Sequence[Point]) -> list[_Curve]:
     found: dict[tuple[str, str], list[Point]] = {}
     for point in points:
         found.setdefault((point.family, point.others), []).append(point)
-    few = len(found) <= len(SERIES)
-    names = [", ".join(filter(None, key)) if few else key[0] for key in found]
+    few, families = len(found) <= len(SERIES), len({family for family, _ in found})
+    names = [
+        (family if not others else f"{family}, {others}" if families > 1 else others) if few else family
+        for family, others in found
+    ]
     styles = dict(zip(dict.fromkeys(names), itertools.cycle(SERIES), strict=False))
     return [_Curve(name, styles[name], of) for name, of in zip(names, found.values(), strict=True)]
 
