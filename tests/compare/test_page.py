@@ -170,3 +170,12 @@ def test_many_series_are_told_apart_by_the_first_setting_of_few_values(studies_o
     figure = draw_over_setting(*studies_of(results)[:1], "sae.d_sae", ["layer", "sae.k"])
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["k=8", "k=16"]
     assert {line.get_color() for line in figure.axes[0].lines} == {SERIES[0][0], SERIES[1][0]}
+
+
+def test_or_by_shades_of_which_the_legend_names_some_from_first_to_last(studies_of):
+    studies, _ = studies_of([swept_result(layer=layer, k=k) for layer in range(10) for k in (8, 16)])
+    figure = draw_over_setting(studies, "sae.k", ["layer", "sae.k"])
+    assert len({line.get_color() for line in figure.axes[0].lines}) == 10
+    named = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert len(named) == 6
+    assert (named[0], named[-1]) == ("layer=0", "layer=9")

@@ -29,7 +29,8 @@ class Difference(NamedTuple):
         value, low, high = self.size
         if low is None or high is None or low == high:
             return self.size
-        return Estimate(round(value, 1 - math.floor(math.log10((high - low) / 2))), low, high)
+        digits = 1 - math.floor(math.log10((high - low) / 2))
+        return Estimate(round(value, digits) + 0.0, low, high)  # + 0.0: no minus before a zero
 
 
 def difference(measure: Measure, pair: Pair) -> Difference | None:
@@ -90,7 +91,7 @@ def independent(measure: Measure, pair: Pair) -> Estimate:
     assert x is not None
     assert y is not None
     value = y.value - x.value
-    if None in (x.low, x.high, y.low, y.high):
+    if x.low is None or x.high is None or y.low is None or y.high is None:
         return Estimate(value)
     below = math.hypot(y.value - y.low, x.high - x.value)
     return Estimate(value, value - below, value + math.hypot(y.high - y.value, x.value - x.low))
@@ -98,7 +99,8 @@ def independent(measure: Measure, pair: Pair) -> Estimate:
 
 def _mean(found: Sequence[Estimate]) -> Estimate:
     value = float(np.mean([each.value for each in found]))
-    if any(each.low is None for each in found):
+    ends = [(each.low, each.high) for each in found if each.low is not None and each.high is not None]
+    if len(ends) < len(found):
         return Estimate(value)
-    ends = [(each.low, each.high) for each in found]
-    return Estimate(value, *np.mean(ends, axis=0).tolist())
+    low, high = np.mean(ends, axis=0)
+    return Estimate(value, float(low), float(high))

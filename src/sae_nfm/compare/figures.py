@@ -20,7 +20,7 @@ from sae_nfm.compare.varied import distinct, numeric, text
 from sae_nfm.report.plotstyle import GRAY, SERIES, draw_cross, mark_equal_reductions, new_figure, save, styled
 
 _MOST_LINES = 6
-_CROWD = 60  # points from which they are drawn small
+_CROWD = 60  # points from which they are drawn small and without intervals
 _MOST_VALUES = 20  # of a setting that is not a number, on one axis
 
 
@@ -130,7 +130,7 @@ def _gain_against_quality(studies: Sequence[ComparedStudy], varied: Sequence[str
     if by_sae := draw_quality(studies, varied):
         caption = (
             "Does a better SAE leave less for the NFM? The larger a point, the more latents are active (L0). "
-            "Bars: 95% interval of a study; where several seeds share a point, their range."
+            "Bars, where points are few: 95% interval of a study or, of several seeds, their range."
         )
         return _Figure("gain_vs_quality", title, caption, by_sae)
     up = [m for m in (REDUCTION, MARGINAL) if any(study.values[m.name] for study in studies)]
@@ -168,7 +168,10 @@ def _scatter(
     groups = [text(value) for value in distinct(measured, keys[0])] if keys else []
     for study, x, y in points:
         colour, marker, _ = SERIES[groups.index(text(study.setting(keys[0])))] if keys else (GRAY, "o", "")
-        draw_cross(axes, x, y, colour, marker, 10 if len(points) <= _CROWD else 5)
+        if len(points) <= _CROWD:
+            draw_cross(axes, x, y, colour, marker)
+        else:
+            axes.plot(100 * x.value, 100 * y.value, marker, color=colour, mfc="none", ms=5)
     for group, (colour, marker, _) in zip(groups, SERIES, strict=False):
         style = {"color": colour, "mfc": "none", "mew": 2, "ms": 10, "ls": "none"}
         axes.plot([], [], marker=marker, label=f"{keys[0]}={group}", **style)

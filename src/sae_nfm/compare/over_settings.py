@@ -22,7 +22,7 @@ from sae_nfm.compare.measures import (
 from sae_nfm.compare.studies import ComparedStudy
 from sae_nfm.compare.varied import distinct, named, numeric, text
 from sae_nfm.report.estimates import Estimate
-from sae_nfm.report.plotstyle import SERIES, new_figure
+from sae_nfm.report.plotstyle import SERIES, in_legend, new_figure, series_styles
 
 _ROWS = ((KL_SAE, KL_NFM), (PATHOLOGY_SAE, PATHOLOGY_NFM), (REDUCTION, MARGINAL))
 """Panels beside each other; those of one unit share their axis."""
@@ -65,8 +65,7 @@ def draw_over_setting(studies: Sequence[ComparedStudy], key: str, others: Sequen
                 _draw_series(axes, each, key, measure, distinct(studies, key))
             _finish_axis(axes, distinct(studies, key), key)
     if told_apart:
-        longest = max(map(len, told_apart))
-        columns = max(1, min(4, 100 // (longest + 8)))
+        columns = max(1, min(6, 100 // (max(map(len, told_apart)) + 8)))
         figure.legend(handles=_legend(told_apart), loc="outside upper center", ncols=columns)
     return figure
 
@@ -76,7 +75,8 @@ def _series(
 ) -> tuple[list[_Series], dict[str, tuple]]:
     """The lines, and the names and styles by which they are told apart.
 
-    Where they are more than there are styles, by the first setting with few values.
+    Where they are more than there are styles, by the first setting with few values or, without one, by
+    shades of the first.
     """
     groups: dict[str, list[ComparedStudy]] = {}
     for study in studies:
@@ -84,8 +84,8 @@ def _series(
     names = {name: name for name in groups}
     if len(groups) > len(SERIES):
         few = [other for other in others if len(distinct(studies, other)) <= len(SERIES)]
-        names = {name: named(of[0], few[:1]) for name, of in groups.items()}
-    styles = dict(zip(dict.fromkeys(names.values()), SERIES, strict=False))
+        names = {name: named(of[0], few[:1] or others[:1]) for name, of in groups.items()}
+    styles = series_styles(list(dict.fromkeys(names.values())))
     apart = min(_APART, _SLOT / max(1, len(groups) - 1))
     series = [
         _Series(name, of, styles[names[name]], apart * (i - (len(groups) - 1) / 2))
@@ -97,8 +97,7 @@ def _series(
 def _draw_series(axes: Axes, series: _Series, key: str, measure: Measure, values: Sequence[Any]) -> None:
     """A line with the interval of every point; hollow where a study is small."""
     colour, marker, style = series.style
-    figure = axes.get_figure()
-    beside = offset_copy(axes.transData, figure, series.offset, 0, units="points")
+    beside = offset_copy(axes.transData, axes.get_figure(root=True), series.offset, 0, units="points")
     places, curve = _places(values), _curve(series.studies, key, measure)
     small = {text(study.setting(key)) for study in series.studies if study.about.is_small}
     x, y = [places[name] for name in curve], [point.value for point in curve.values()]
@@ -135,7 +134,7 @@ def wide(values: Sequence[float]) -> bool:
     return min(values) > 0 and max(values) >= _LOGARITHMIC * min(values)
 
 
-def _places(values: list[Any]) -> dict[str, float]:
+def _places(values: Sequence[Any]) -> dict[str, float]:
     """Where each value is on the axis: at itself, or in its turn if the values are not numbers."""
     is_numeric = numeric(values)
     return {text(value): float(value) if is_numeric else float(i) for i, value in enumerate(values)}
@@ -172,7 +171,7 @@ def _short(value: Any) -> str:
 def _legend(styles: Mapping[str, tuple]) -> list[Line2D]:
     return [
         Line2D([], [], color=colour, marker=marker, ls=line, lw=1.6, ms=7, label=name)
-        for name, (colour, marker, line) in styles.items()
+        for name, (colour, marker, line) in in_legend(styles).items()
     ]
 
 

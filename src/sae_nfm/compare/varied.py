@@ -66,7 +66,8 @@ def short(key: str) -> str:
 
 def named(study: ComparedStudy, varied: Sequence[str]) -> str:
     """A study by what tells it from the others: `d_sae=256, l0=8`."""
-    return ", ".join(f"{short(key)}={text(study.setting(key))}" for key in varied)
+    seed_last = sorted(varied, key=lambda key: key == "seed")
+    return ", ".join(f"{short(key)}={text(study.setting(key))}" for key in seed_last)
 
 
 def _comparable(study: ComparedStudy, key: str) -> str:
