@@ -187,13 +187,15 @@ def test_categories_and_seeds_are_drawn(tmp_path):
 
 
 @pytest.mark.slow
-def test_five_hundred_studies_take_less_than_twenty_seconds(tmp_path):
+def test_five_hundred_studies_take_less_than_twenty_seconds(tmp_path, capsys):
     for i in range(500):
         result = swept_result(layer=i % 10, k=8 * 2 ** (i // 10 % 5), seed=i // 50)
         write_study(tmp_path / f"job-{i}", result)
-    start = time.perf_counter()
+    start = time.process_time()  # of this process: others may keep it waiting
     assert main([str(tmp_path)]) == 0
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20
+    assert "400 more studies are in compare.csv" in capsys.readouterr().out
+    assert (tmp_path / "compare.html").stat().st_size < 4e6
     assert len((tmp_path / "compare.csv").read_text().splitlines()) == 501
 
 

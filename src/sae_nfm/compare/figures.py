@@ -68,6 +68,7 @@ def draw_comparison(
 def _saved(figure: Figure, of: _Figure, folder: Path) -> Drawn:
     """As PDF for a paper, and as PNG for the page."""
     save(figure, folder / f"compare_{of.name}.pdf")
+    figure.set_layout_engine("none")  # laid out once is enough
     return Drawn(save(figure, folder / f"compare_{of.name}.png"), of.title, of.caption)
 
 

@@ -103,13 +103,15 @@ def _draw_series(axes: Axes, series: _Series, key: str, measure: Measure, values
     x, y = [places[name] for name in curve], [point.value for point in curve.values()]
     line = style if numeric(values) else "none"
     axes.plot(x, y, color=colour, lw=1.2, ls=line, alpha=0.6, transform=beside)
-    for at, (name, point) in zip(x, curve.items(), strict=True):
-        if point.low is not None and point.high is not None:
-            axes.plot([at, at], [point.low, point.high], color=colour, lw=1.6, transform=beside)
-        face = "white" if name in small else colour
-        axes.plot(at, point.value, marker, color=colour, mfc=face, ms=6.5, mew=1.5, transform=beside)
-        ends = [end for end in point if end is not None]
-        axes.update_datalim([(at, end) for end in ends])  # what stands beside its value does not count
+    bars = [(places[name], *point) for name, point in curve.items() if point.low is not None]
+    at, _, low, high = zip(*bars, strict=True) if bars else ((), (), (), ())
+    axes.vlines(at, low, high, colors=colour, lw=1.6, transform=beside)
+    for face, hollow in ((colour, False), ("white", True)):
+        there = [(places[name], point.value) for name, point in curve.items() if (name in small) == hollow]
+        style = {"color": colour, "mfc": face, "ms": 6.5, "mew": 1.5, "transform": beside}
+        if there:
+            axes.plot([x for x, _ in there], [y for _, y in there], marker, **style)
+    axes.update_datalim([*zip(x, y, strict=True)])  # what stands beside its value does not count
     axes.autoscale_view()
 
 

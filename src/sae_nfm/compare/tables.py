@@ -20,6 +20,8 @@ from sae_nfm.compare.varied import text
 from sae_nfm.report.estimates import format_parts
 from sae_nfm.store.files import replacing
 
+MOST_ROWS = 100
+
 
 def print_table(
     studies: Sequence[ComparedStudy],
@@ -28,13 +30,21 @@ def print_table(
     top: Path,
     console: Console,
 ) -> None:
-    """Print a row per study, with intervals where they fit, and name what could not be read."""
-    whole = _table(studies, varied, top, intervals=True)
+    """Print a row per study, with intervals where they fit, and name what could not be read.
+
+    Of more studies than anyone reads in a terminal the first `MOST_ROWS`.
+    """
+    shown = studies[:MOST_ROWS]
+    whole = _table(shown, varied, top, intervals=True)
     needed = console.measure(whole, options=console.options.update(width=10_000)).maximum
     if not console.is_terminal:
         console = Console(file=console.file, width=needed)  # a pipe has no width to fit
     fits = needed <= console.width
-    console.print(whole if fits else _table(studies, varied, top, intervals=False))
+    console.print(counted(studies), highlight=False)
+    console.print(whole if fits else _table(shown, varied, top, intervals=False))
+    if len(shown) < len(studies):
+        left = len(studies) - len(shown)
+        console.print(f"{left} more studies are in compare.csv and compare.html.", highlight=False)
     if not fits:
         console.print("95% intervals are in compare.csv and compare.html.", style="dim", highlight=False)
     for line in warning_lines(studies, top):
@@ -79,7 +89,7 @@ def several_families(studies: Sequence[ComparedStudy]) -> bool:
 
 
 def _table(studies: Sequence[ComparedStudy], varied: Sequence[str], top: Path, intervals: bool) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title=counted(studies), title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD)
     for key in varied or ["study"]:
         table.add_column(Text(key), style="bold")
     saes = several_families(studies)
