@@ -143,6 +143,7 @@ def test_measures_that_tell_no_study_from_another_have_no_column(written):
     assert ">KL of SAE + NFM</button>" in page
     assert ">of codes_bound</button>" not in page
     assert ">SAE</button>" not in page  # of one family
+    assert ">L0</button>" not in page  # it is k
 
 
 def test_one_study_has_no_axis_to_draw(studies_of, tmp_path):

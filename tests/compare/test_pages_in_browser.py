@@ -120,6 +120,15 @@ def test_the_filter_leaves_the_rows_that_fit_every_word(pages, words, layers, tm
         assert evaluate(pages["compare"], script, width, tmp_path) == f"{layers};{num} of 3"
 
 
+def test_a_figure_is_as_wide_as_a_narrow_page_and_a_tap_enlarges_it(pages, tmp_path):
+    script = """w => {
+      const image = w.document.querySelector('figure img'), before = image.offsetWidth;
+      image.click();
+      return [before <= 400, image.offsetWidth, w.document.documentElement.scrollWidth].join(' ');
+    }"""
+    assert evaluate(pages["compare"], script, 400, tmp_path) == "true 900 400"
+
+
 def test_dark_is_dark_and_the_figures_are_too(pages, tmp_path):
     script = """w => [w.getComputedStyle(w.document.body).backgroundColor,
       w.getComputedStyle(w.document.querySelector('figure img')).filter].join(' ')"""

@@ -9,6 +9,10 @@ document.querySelectorAll("th button").forEach(button => button.addEventListener
   [...body.rows].sort((a, b) => order(key(a), key(b))).forEach(row => body.append(row));
 }));
 
+// On a narrow screen a figure is as wide as the page, and after a tap as wide as its letters need.
+document.querySelectorAll("figure img").forEach(
+  image => image.addEventListener("click", () => image.classList.toggle("large")));
+
 // Rows stay that fit every word: one that they contain, or a column compared to a value, as in layer>=3.
 const bare = words => words.toLowerCase().replace(/\s/g, "");
 const compare = { "=": (a, b) => a == b, "<": (a, b) => a < b, ">": (a, b) => a > b,

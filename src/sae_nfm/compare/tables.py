@@ -11,7 +11,7 @@ from rich.text import Text
 
 from sae_nfm.compare.changes import Change
 from sae_nfm.compare.differences import Difference, difference
-from sae_nfm.compare.measures import MEASURES, Measure
+from sae_nfm.compare.measures import L0, MEASURES, Measure
 from sae_nfm.compare.objectives import Trained
 from sae_nfm.compare.ranking import Ranking
 from sae_nfm.compare.steps import STEP_MEASURES, STEPS
@@ -78,8 +78,13 @@ def counted(studies: Sequence[ComparedStudy]) -> str:
 
 
 def measured(studies: Sequence[ComparedStudy]) -> list[Measure]:
-    """The measures that any of the studies has, and that tell them apart where there are several."""
+    """The measures that any of the studies has, and that tell them apart where there are several.
+
+    Without L0 where that is every SAE's k.
+    """
     values = {m: {study.values[m.name] for study in studies} for m in MEASURES}
+    if all((l0 := study.values[L0.name]) and l0.value == study.k for study in studies):
+        del values[L0]
     return [m for m, of in values.items() if of != {None} and (len(of) > 1 or len(studies) == 1)]
 
 
