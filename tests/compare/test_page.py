@@ -118,6 +118,15 @@ def test_kls_of_several_models_sites_or_texts_are_not_ranked(studies_of):
     assert ranking(studies[:1]) is None
 
 
+def test_another_text_that_was_scored_is_named(studies_of):
+    plain, other = swept_result(), swept_result()
+    for result, scored in ((plain, "null"), (other, "tinystories")):
+        result["choices"] |= {"corpus": "docstrings", "corpus@evaluation.corpus": scored}
+    studies, _ = studies_of([plain, other])
+    assert [study.about.corpus for study in studies] == ["docstrings", "docstrings (scored on tinystories)"]
+    assert ranking(studies) is None
+
+
 def test_without_an_nfm_the_saes_are_ranked(studies_of):
     studies, _ = studies_of([swept_result(k=k, nfm="none") for k in (8, 16)])
     assert ranking(studies).measure is KL_SAE

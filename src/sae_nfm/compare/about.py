@@ -19,10 +19,15 @@ class About(NamedTuple):
     model: str
     site: str
     corpus: str
-    context: int | None  # of these four all must be equal for KLs to be comparable
+    context: int | None
     positions: int | None
     documents: int | None
     command: str
+
+    @property
+    def ground(self) -> tuple[str, str, str, int | None]:
+        """What has to be equal for one study's KL to be better or worse than another's."""
+        return self.model, self.site, self.corpus, self.context
 
     @property
     def is_small(self) -> bool:
@@ -34,7 +39,12 @@ def read_about(result: Mapping[str, Any]) -> About:
     """What a result says of where it comes from."""
     layer, hook = lookup(result, "site", "layer"), lookup(result, "site", "hook")
     corpus, path = lookup(result, "choices", "corpus"), lookup(result, "settings", "corpus", "path")
-    names = (corpus, PurePath(path).name if isinstance(path, str) else None)
+    scored = lookup(result, "choices", "corpus@evaluation.corpus")
+    names = (
+        corpus,
+        PurePath(path).name if isinstance(path, str) else None,
+        f"(scored on {scored})" if isinstance(scored, str) and scored != "null" else None,
+    )
     counts = (number(result.get(key)) for key in ("context", "positions", "documents"))
     context, positions, documents = (None if count is None else int(count) for count in counts)
     return About(

@@ -28,7 +28,7 @@ def ranking(studies: Sequence[ComparedStudy]) -> Ranking | None:
     measure = KL_NFM if any(study.values[KL_NFM.name] for study in studies) else KL_SAE
     read = {study.folder: (found.value, study) for study in studies if (found := study.values[measure.name])}
     ranked = [study for _, study in sorted(read.values(), key=lambda pair: pair[0])]
-    if len(ranked) < 2 or len({study.about[:4] for study in ranked}) > 1:
+    if len(ranked) < 2 or len({study.about.ground for study in ranked}) > 1:
         return None
     above = {study.folder: difference(measure, (ranked[0], study)) for study in ranked[1:]}
     return Ranking(measure, ranked, {folder: found for folder, found in above.items() if found})
