@@ -12,6 +12,7 @@ from fake_results import swept_result, write_study
 from sae_nfm.compare.changes import changes, settings_apart
 from sae_nfm.compare.differences import difference, independent, jackknife, mean_difference
 from sae_nfm.compare.documents import DocumentSums
+from sae_nfm.compare.forest import draw_changes
 from sae_nfm.compare.measures import KL_NFM, KL_SAE, L0, MARGINAL, PATHOLOGY_SAE, REDUCTION
 from sae_nfm.compare.studies import read_studies
 from sae_nfm.compare.varied import varied_settings
@@ -212,3 +213,19 @@ def test_sums_of_another_evaluation_or_damaged_ones_are_left_aside_with_a_warnin
         assert reason in study.warnings[-1]
     assert json.loads((cut / "result.json").read_text())["warnings"] == []
     assert varied_settings(studies) == []
+
+
+def test_the_forest_has_a_row_for_each_step_and_a_tick_for_each_pair(studies_of):
+    studies, varied = studies_of([swept_result(layer=i, k=k) for i in (0, 1) for k in (8, 16, 32)])
+    found = changes(studies, varied)
+    axes = draw_changes(found).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        "layer 0 → 1", "k 8 → 16", "k 16 → 32"
+    ]  # fmt: skip
+    ticks = [line.get_xdata() for line in axes.lines if line.get_marker() == "|"]
+    expected = [[difference(KL_SAE, pair).size.value for pair in change.pairs] for change in found]
+    assert [list(values) for values in ticks] == expected
+    assert [len(values) for values in ticks] == [3, 2, 2]
+    means = [line for line in axes.lines if line.get_marker() not in ("|", "None")]
+    assert [line.get_xdata()[0] for line in means] == [change.of(KL_SAE).size.value for change in found]
+    assert {line.get_markerfacecolor() for line in means} == {"white"}  # no documents in common
