@@ -2,14 +2,12 @@ import itertools
 from pathlib import Path
 
 from fake_results import family_result, swept_result
-from sae_nfm.compare.studies import ComparedStudy
+from sae_nfm.compare.studies import compared
 from sae_nfm.compare.varied import distinct, numeric, text, varied_settings
-from sae_nfm.report.page import flatten
 
 
 def study(result):
-    settings = flatten(result["settings"])
-    return ComparedStudy(Path("x"), settings, result["choices"], "topk", None, {}, {}, [])
+    return compared(Path("x"), result)
 
 
 def varied(results):

@@ -87,7 +87,7 @@ def test_seeds_of_one_sae_are_one_point_and_other_settings_make_curves_of_their_
     for result, layer in zip(layers, itertools.cycle((1, 2)), strict=False):
         result["settings"]["layer"] = layer
     figure = draw_quality(*studies_of(layers))
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["topk, layer=1", "topk, layer=2"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["layer=1", "layer=2"]
 
 
 def test_more_curves_than_styles_are_told_apart_by_family(studies_of):

@@ -96,3 +96,22 @@ def test_positions_of_one_document_are_told_from_those_of_more(splits):
         assert chosen.is_one_document() is (len(documents.unique()) == 1), num_tokens
     assert scored_of(splits.test, num_tokens=1)[0].is_one_document()
     assert not chosen.is_one_document()
+
+
+def test_signatures_are_equal_where_the_same_positions_are_scored(splits):
+    def signature(blocks=splits.test, **settings):
+        return scored_of(blocks, **({"num_tokens": 60} | settings))[0].signature()
+
+    usual = signature()
+    assert signature(batch_size=7) == usual
+    assert signature(position=3) == usual  # of no meaning where all are replaced
+    folder, split, context, _ = splits.test.source
+    skipping = TokenBlocks(folder, split, context, 3, splits.test.bos_id)
+    others = [
+        signature(num_tokens=61),
+        signature(with_bos=True),
+        signature(replace="single"),
+        signature(splits.validation),
+        signature(skipping),
+    ]
+    assert len({str(each) for each in [usual, *others]}) == 6

@@ -7,19 +7,22 @@ from pathlib import Path
 
 from rich.console import Console
 
+from sae_nfm.compare.changes import changes
 from sae_nfm.compare.figures import draw_comparison
 from sae_nfm.compare.objectives import by_objective
-from sae_nfm.compare.page import write_page
+from sae_nfm.compare.page import Comparison, write_page
+from sae_nfm.compare.ranking import ranking
 from sae_nfm.compare.sentences import sentences
-from sae_nfm.compare.studies import read_studies
-from sae_nfm.compare.tables import print_table, write_csv, write_objectives_csv
+from sae_nfm.compare.studies import ComparedStudy, Problem, read_studies
+from sae_nfm.compare.tables import print_table, write_csv, write_differences_csv, write_objectives_csv
 from sae_nfm.compare.varied import sort_key, varied_settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare the studies below some folders: table on stdout, `compare.csv`, `compare.html`, figures.
 
-    Studies that were trained for several objectives are compared in `compare_objectives.csv` as well.
+    Studies that differ in one setting are compared in `compare_differences.csv` as well, and those that were
+    trained for several objectives in `compare_objectives.csv`.
 
     Returns:
         The exit status: 0, 1 if there is nothing to compare, 2 if a folder does not exist.
@@ -45,19 +48,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     out = (given.out or top).resolve()
     out.mkdir(parents=True, exist_ok=True)
-    varied = varied_settings(studies)
-    studies.sort(key=lambda study: [sort_key(study.setting(key)) for key in varied])
-    write_csv(studies, varied, out / "compare.csv", top)
-    write_objectives_csv(by_objective(studies, varied), out / "compare_objectives.csv")
-    figures = draw_comparison(studies, varied, out / "figures")
-    found = sentences(studies, varied)
-    page = write_page(studies, varied, problems, found, figures, out / "compare.html", top)
+    found = _compared(studies, problems, top)
+    write_csv(found.studies, found.varied, found.ranked, out / "compare.csv", top)
+    write_differences_csv(found.changes, out / "compare_differences.csv", top)
+    write_objectives_csv(by_objective(studies, found.varied), out / "compare_objectives.csv")
+    figures = draw_comparison(found.studies, found.varied, found.changes, out / "figures")
+    page = write_page(found, figures, out / "compare.html")
     console = Console()
-    print_table(studies, varied, problems, top, console)
-    for sentence in found:
+    print_table(found.studies, found.varied, problems, top, console)
+    for sentence in found.sentences:
         console.print(sentence, soft_wrap=True, highlight=False, markup=False)
     console.print(str(page), soft_wrap=True, highlight=False, markup=False)
     return 0
+
+
+def _compared(studies: list[ComparedStudy], problems: list[Problem], top: Path) -> Comparison:
+    """All that is found out, the studies in order of their settings."""
+    varied = varied_settings(studies)
+    studies.sort(key=lambda study: [sort_key(study.setting(key)) for key in varied])
+    said = sentences(studies, varied)
+    return Comparison(studies, varied, problems, ranking(studies), changes(studies, varied), said, top)
 
 
 if __name__ == "__main__":

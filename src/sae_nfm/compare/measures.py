@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from sae_nfm.compare.documents import DocumentSums, Replicated
 from sae_nfm.report.conditions import of_role
 from sae_nfm.report.estimates import (
     Estimate,
@@ -14,6 +15,8 @@ from sae_nfm.report.estimates import (
     pathology,
 )
 
+_NATS = "nats/token"
+
 
 class Measure(NamedTuple):
     """One number of a study, with how it is named and written."""
@@ -23,11 +26,22 @@ class Measure(NamedTuple):
     read: Callable[[Mapping[str, Any]], Estimate | None]
     unit: str = ""  # `%`: a share, shown times 100
     decimals: int = 3  # at least
+    by_document: Callable[[DocumentSums], Replicated | None] | None = None
+    """The same figure made of sums by document; None where it is no matter of documents."""
+    nats: str = ""
+    """The unit on an axis, of a divergence."""
 
     @property
     def axis_label(self) -> str:
         """The heading with its unit, for a figure."""
-        return f"{self.heading}, %" if self.unit == "%" else self.heading
+        unit = self.unit if self.unit == "%" else self.nats
+        return f"{self.heading}, {unit}" if unit else self.heading
+
+    @property
+    def difference_label(self) -> str:
+        """The heading with the unit of a difference."""
+        unit = "pp" if self.unit == "%" else self.nats
+        return f"{self.heading}, {unit}" if unit else self.heading
 
     def plotted(self, shown: Estimate) -> Estimate:
         """The estimate in the unit of the axis label."""
@@ -49,15 +63,34 @@ EXPLAINED_VARIANCE = Measure(
     "explained_variance", "explained variance", _at("sae", "explained_variance"), "%", 1
 )
 L0 = Measure("l0", "L0", _at("sae", "l0"), decimals=1)
-KL_SAE = Measure("kl_sae", "KL of SAE", _of("sae", condition_kl))
-KL_NFM = Measure("kl_sae_nfm", "KL of SAE + NFM", _of("nfm", condition_kl))
-PATHOLOGY_SAE = Measure("pathology_sae", "SAE ÷ ε", _of("sae", pathology), "×", 2)
-PATHOLOGY_NFM = Measure("pathology_sae_nfm", "SAE + NFM ÷ ε", _of("nfm", pathology), "×", 2)
-REDUCTION = Measure("reduction", "KL reduction", _of("nfm", kl_reduction), "%", 1)
-MSE_REDUCTION = Measure("mse_reduction", "MSE reduction", _of("nfm", mse_reduction), "%", 1)
-MARGINAL = Measure(
-    "marginal_interaction_share", "marginal interaction", _at("marginal_interaction", "share"), "%", 2
+KL_SAE = Measure(
+    "kl_sae", "KL of SAE", _of("sae", condition_kl), by_document=lambda d: d.mean("kl/sae"), nats=_NATS
 )
+KL_NFM = Measure(
+    "kl_sae_nfm",
+    "KL of SAE + NFM",
+    _of("nfm", condition_kl),
+    by_document=lambda d: d.mean("kl/nfm"),
+    nats=_NATS,
+)
+PATHOLOGY_SAE = Measure(
+    "pathology_sae", "SAE ÷ ε", _of("sae", pathology), "×", 2, lambda d: d.ratio("kl/sae", "kl/eps(sae)")
+)
+PATHOLOGY_NFM = Measure(
+    "pathology_sae_nfm", "SAE + NFM ÷ ε", _of("nfm", pathology), "×", 2,
+    lambda d: d.ratio("kl/nfm", "kl/eps(nfm)"),
+)  # fmt: skip
+REDUCTION = Measure(
+    "reduction", "KL reduction", _of("nfm", kl_reduction), "%", 1, lambda d: d.reduction("kl/nfm", "kl/sae")
+)
+MSE_REDUCTION = Measure(
+    "mse_reduction", "MSE reduction", _of("nfm", mse_reduction), "%", 1,
+    lambda d: d.reduction("mse/nfm", "mse/sae"),
+)  # fmt: skip
+MARGINAL = Measure(
+    "marginal_interaction_share", "marginal interaction", _at("marginal_interaction", "share"), "%", 2,
+    lambda d: d.reduction("kl/nfm", "kl/linear"),
+)  # fmt: skip
 RESIDUAL_EXPLAINED = Measure(
     "validation_residual_explained", "residual explained (validation)",
     _at("validation", "nfm", "residual_explained"), "%", 1,

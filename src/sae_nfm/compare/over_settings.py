@@ -1,13 +1,14 @@
 """Measures over one varied setting, as lines, and over two, as heatmaps."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
+from matplotlib.transforms import offset_copy
 
 from sae_nfm.compare.measures import (
     KL_NFM,
@@ -19,94 +20,99 @@ from sae_nfm.compare.measures import (
     Measure,
 )
 from sae_nfm.compare.studies import ComparedStudy
-from sae_nfm.compare.varied import distinct, numeric, text
+from sae_nfm.compare.varied import distinct, named, numeric, text
 from sae_nfm.report.estimates import Estimate
-from sae_nfm.report.plotstyle import DOTTED, SERIES, new_figure, role_style
+from sae_nfm.report.plotstyle import SERIES, in_legend, new_figure, series_styles
 
-_PANELS = (
-    ("KL, nats/token", (KL_SAE, KL_NFM)),
-    ("KL ÷ KL of ε-random", (PATHOLOGY_SAE, PATHOLOGY_NFM)),
-    ("KL reduction by the NFM, %", (REDUCTION,)),
-    ("marginal gain of interactions, % of KL", (MARGINAL,)),
-)
-_OF_SAE = (KL_SAE, PATHOLOGY_SAE)
-_MOST_GROUPS = 5  # told apart by colour; more are drawn thin around their mean
+_ROWS = ((KL_SAE, KL_NFM), (PATHOLOGY_SAE, PATHOLOGY_NFM), (REDUCTION, MARGINAL))
+"""Panels beside each other; those of one unit share their axis."""
 _MOST_NUMBERS = 64  # written into the cells of a heatmap
+_MOST_LABELS = 10  # under an axis of numbers
 _LOGARITHMIC = 8  # ratio of the largest to the smallest value from which an axis is logarithmic
+_APART = 6.0  # typographic points between neighbouring series, so that none lies on another
+_SLOT = 26.0  # that all series of a value take at most
+
+
+class _Series(NamedTuple):
+    """The studies that differ in the setting of the axis, and their seed, alone."""
+
+    name: str
+    studies: list[ComparedStudy]
+    style: tuple  # of `SERIES`
+    offset: float  # typographic points to the right of the value
 
 
 def draw_over_setting(studies: Sequence[ComparedStudy], key: str, others: Sequence[str]) -> Figure | None:
     """Every headline measure over one setting, a line for each combination of the others.
 
-    Seeds are replicates: they share a line, and its bars then span them instead of a study's own interval.
+    Lines stand beside each other at every value. Seeds are replicates: they share a line, and its bars then
+    span them instead of a study's own interval.
     """
-    panels = [panel for panel in _PANELS if any(study.values[m.name] for m in panel[1] for study in studies)]
-    if not panels:
+    rows = [row for row in _ROWS if any(study.values[m.name] for m in row for study in studies)]
+    if not rows:
         return None
-    others = [other for other in others if other not in (key, "seed")]
-    groups: dict[str, list[ComparedStudy]] = {}
-    for study in studies:
-        name = ", ".join(f"{other.rpartition('.')[2]}={text(study.setting(other))}" for other in others)
-        groups.setdefault(name, []).append(study)
-    figure = new_figure(12.5, 4.2 * ((len(panels) + 1) // 2) + 0.5)
-    all_axes = figure.subplots((len(panels) + 1) // 2, 2, squeeze=False).flatten()
-    for axes, (title, measures) in zip(all_axes, panels, strict=False):
-        axes.set_title(title)
-        for measure in measures:
-            _draw_measure(axes, groups, key, measure)
-        _finish_axis(axes, distinct(studies, key), key)
-    for axes in all_axes[len(panels) :]:
-        axes.set_axis_off()
-    figure.legend(handles=_legend(list(groups)), loc="outside upper center", ncols=3)
+    series, told_apart = _series(studies, [other for other in others if other not in (key, "seed")])
+    figure = new_figure(12.5, 3.9 * len(rows) + 0.3 + 0.3 * (len(told_apart) // 2))
+    for row, pair in zip(rows, figure.subplots(len(rows), 2, squeeze=False), strict=True):
+        if row != (REDUCTION, MARGINAL):
+            pair[1].sharey(pair[0])
+        for axes, measure in zip(pair, row, strict=True):
+            if not any(study.values[measure.name] for study in studies):
+                axes.set_axis_off()
+                continue
+            axes.set_title(measure.axis_label)
+            for each in series:
+                _draw_series(axes, each, key, measure, distinct(studies, key))
+            _finish_axis(axes, distinct(studies, key), key)
+    if told_apart:
+        columns = max(1, min(6, 100 // (max(map(len, told_apart)) + 8)))
+        figure.legend(handles=_legend(told_apart), loc="outside upper center", ncols=columns)
     return figure
 
 
-def _draw_measure(axes: Axes, groups: dict[str, list[ComparedStudy]], key: str, measure: Measure) -> None:
-    everything = [study for group in groups.values() for study in group]
-    places = _places(distinct(everything, key))
-    line = "-" if numeric(distinct(everything, key)) else "none"
-    if 1 < len(groups) <= _MOST_GROUPS:
-        for group, (colour, marker, style) in zip(groups.values(), SERIES, strict=False):
-            style = DOTTED if measure in _OF_SAE else style
-            _draw_curve(axes, group, places, key, measure, colour, marker, style if line == "-" else line)
-        return
-    colour, marker, _ = role_style("sae" if measure in _OF_SAE else "nfm")
-    if len(groups) > 1:
-        for group in groups.values():
-            curve = _curve(group, key, measure)
-            x, y = [places[name] for name in curve], [point.value for point in curve.values()]
-            axes.plot(x, y, color=colour, lw=0.7, alpha=0.35, ls=line, marker="" if line == "-" else ".")
-    _draw_curve(axes, _comparable(groups, key, measure), places, key, measure, colour, marker, line)
+def _series(
+    studies: Sequence[ComparedStudy], others: Sequence[str]
+) -> tuple[list[_Series], dict[str, tuple]]:
+    """The lines, and the names and styles by which they are told apart.
 
-
-def _comparable(groups: dict[str, list[ComparedStudy]], key: str, measure: Measure) -> list[ComparedStudy]:
-    """The studies of the groups that were measured at every value: a mean of others would mix effects."""
-    everything = [study for group in groups.values() for study in group]
-    values = set(_curve(everything, key, measure))
-    return [
-        study for group in groups.values() if set(_curve(group, key, measure)) == values for study in group
+    Where they are more than there are styles, by the first setting with few values or, without one, by
+    shades of the first.
+    """
+    groups: dict[str, list[ComparedStudy]] = {}
+    for study in studies:
+        groups.setdefault(named(study, others), []).append(study)
+    names = {name: name for name in groups}
+    if len(groups) > len(SERIES):
+        few = [other for other in others if len(distinct(studies, other)) <= len(SERIES)]
+        names = {name: named(of[0], few[:1] or others[:1]) for name, of in groups.items()}
+    styles = series_styles(list(dict.fromkeys(names.values())))
+    apart = min(_APART, _SLOT / max(1, len(groups) - 1))
+    series = [
+        _Series(name, of, styles[names[name]], apart * (i - (len(groups) - 1) / 2))
+        for i, (name, of) in enumerate(groups.items())
     ]
+    return series, styles if len(styles) > 1 else {}
 
 
-def _draw_curve(
-    axes: Axes,
-    group: list[ComparedStudy],
-    places: dict[str, float],
-    key: str,
-    measure: Measure,
-    colour: str,
-    marker: str,
-    style: Any,
-) -> None:
-    for name, point in (curve := _curve(group, key, measure)).items():
-        if point.low is not None and point.high is not None:
-            # wide and pale for the SAE, so that two bars at one place are both seen
-            width, alpha = (6, 0.35) if measure in _OF_SAE else (1.6, 1.0)
-            ends = [point.low, point.high]
-            axes.plot([places[name]] * 2, ends, color=colour, lw=width, alpha=alpha)
+def _draw_series(axes: Axes, series: _Series, key: str, measure: Measure, values: Sequence[Any]) -> None:
+    """A line with the interval of every point; hollow where a study is small."""
+    colour, marker, style = series.style
+    beside = offset_copy(axes.transData, axes.get_figure(root=True), series.offset, 0, units="points")
+    places, curve = _places(values), _curve(series.studies, key, measure)
+    small = {text(study.setting(key)) for study in series.studies if study.about.is_small}
     x, y = [places[name] for name in curve], [point.value for point in curve.values()]
-    face = "white" if measure in _OF_SAE else colour
-    axes.plot(x, y, color=colour, marker=marker, mfc=face, ms=8, mew=1.6, lw=2, ls=style)
+    line = style if numeric(values) else "none"
+    axes.plot(x, y, color=colour, lw=1.2, ls=line, alpha=0.6, transform=beside)
+    bars = [(places[name], *point) for name, point in curve.items() if point.low is not None]
+    at, _, low, high = zip(*bars, strict=True) if bars else ((), (), (), ())
+    axes.vlines(at, low, high, colors=colour, lw=1.6, transform=beside)
+    for face, hollow in ((colour, False), ("white", True)):
+        there = [(places[name], point.value) for name, point in curve.items() if (name in small) == hollow]
+        style = {"color": colour, "mfc": face, "ms": 6.5, "mew": 1.5, "transform": beside}
+        if there:
+            axes.plot([x for x, _ in there], [y for _, y in there], marker, **style)
+    axes.update_datalim([*zip(x, y, strict=True)])  # what stands beside its value does not count
+    axes.autoscale_view()
 
 
 def _curve(group: Sequence[ComparedStudy], key: str, measure: Measure) -> dict[str, Estimate]:
@@ -130,7 +136,7 @@ def wide(values: Sequence[float]) -> bool:
     return min(values) > 0 and max(values) >= _LOGARITHMIC * min(values)
 
 
-def _places(values: list[Any]) -> dict[str, float]:
+def _places(values: Sequence[Any]) -> dict[str, float]:
     """Where each value is on the axis: at itself, or in its turn if the values are not numbers."""
     is_numeric = numeric(values)
     return {text(value): float(value) if is_numeric else float(i) for i, value in enumerate(values)}
@@ -139,16 +145,19 @@ def _places(values: list[Any]) -> dict[str, float]:
 def _finish_axis(axes: Axes, values: list[Any], key: str) -> None:
     axes.set_xlabel(key)
     axes.grid(axis="y")
+    axes.margins(x=0.08)
     places = _places(values)
-    if numeric(values) and wide(values):
+    if not numeric(values):
+        crowded = len(values) > _MOST_LABELS or max(map(len, places)) >= 8
+        turn, ha = (35, "right") if crowded else (0, "center")
+        axes.set_xticks(list(places.values()), list(places), rotation=turn, ha=ha)
+        axes.set_xlim(-0.5, len(values) - 0.5)
+        return
+    if wide(values):
         axes.set_xscale("log")
         axes.xaxis.set_minor_locator(NullLocator())
-    if len(values) <= 10:
-        turn = 0 if numeric(values) or max(map(len, places)) < 8 else 25
-        ha = "right" if turn else "center"
-        axes.set_xticks(list(places.values()), [_short(value) for value in values], rotation=turn, ha=ha)
-    if not numeric(values):
-        axes.set_xlim(-0.5, len(values) - 0.5)
+    if len(values) <= _MOST_LABELS:
+        axes.set_xticks(list(places.values()), [_short(value) for value in values])
 
 
 def _short(value: Any) -> str:
@@ -161,29 +170,15 @@ def _short(value: Any) -> str:
     return f"{value:g}"
 
 
-def _legend(groups: list[str]) -> list[Line2D]:
-    if 1 < len(groups) <= _MOST_GROUPS:
-        handles = [
-            Line2D([], [], color=colour, marker=marker, ls=style, lw=2, label=name)
-            for name, (colour, marker, style) in zip(groups, SERIES, strict=False)
-        ]
-        return [
-            *handles,
-            Line2D([], [], color="#444444", ls=DOTTED, marker="o", mfc="white", label="SAE alone"),
-        ]
-    mean = " (thin: each combination; thick: mean of those at every value)" if len(groups) > 1 else ""
-    styles = (
-        ("SAE", role_style("sae"), "white"),
-        (f"SAE + NFM{mean}", role_style("nfm"), None),
-    )
+def _legend(styles: Mapping[str, tuple]) -> list[Line2D]:
     return [
-        Line2D([], [], color=colour, marker=marker, mfc=face or colour, ms=8, lw=2, label=name)
-        for name, (colour, marker, _), face in styles
+        Line2D([], [], color=colour, marker=marker, ls=line, lw=1.6, ms=7, label=name)
+        for name, (colour, marker, line) in in_legend(styles).items()
     ]
 
 
 def draw_over_two(studies: Sequence[ComparedStudy], across: str, up: str) -> Figure | None:
-    """Headline measures over two settings; the mean where several studies share a cell."""
+    """Headline measures over two settings; the mean where several seeds share a cell."""
     measures = [
         measure
         for measure in (PATHOLOGY_SAE, REDUCTION, MARGINAL)

@@ -1,6 +1,5 @@
 """What the NFM gains against how good the SAE is, where families or sparsities of SAEs differ."""
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,13 +7,22 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator
 
 from sae_nfm.compare.measures import EXPLAINED_VARIANCE, KL_SAE, L0, MARGINAL, REDUCTION, Measure
 from sae_nfm.compare.over_settings import pooled, wide
 from sae_nfm.compare.studies import ComparedStudy
 from sae_nfm.compare.varied import text
 from sae_nfm.report.estimates import Estimate
-from sae_nfm.report.plotstyle import GRAY, SERIES, draw_intervals, new_figure, plain_log_ticks
+from sae_nfm.report.plotstyle import (
+    GRAY,
+    SERIES,
+    draw_intervals,
+    in_legend,
+    new_figure,
+    plain_log_ticks,
+    series_styles,
+)
 
 _ACROSS = (
     ("explained variance of the SAE, %", EXPLAINED_VARIANCE),
@@ -26,6 +34,7 @@ _UP = (
 )
 _OF_THE_SAE = ("sae", "l0", "sae.k", "sae.l0")  # settings by which the points of a figure differ anyway
 _MOST_SIZES = 6
+_CROWD = 40  # points from which they are drawn small and without intervals
 _FEWEST_SPARSITIES = 3  # of one family, from which there is a curve to see
 
 
@@ -62,7 +71,7 @@ def sae_points(studies: Sequence[ComparedStudy], varied: Sequence[str]) -> list[
         if study.family and all(study.values[m.name] for m in (EXPLAINED_VARIANCE, KL_SAE, REDUCTION)):
             rest = ", ".join(f"{key.rpartition('.')[2]}={text(study.setting(key))}" for key in others)
             found.setdefault((study.family, _sparsity(study), rest), []).append(study)
-    points = [Point(*key, of) for key, of in sorted(found.items())]
+    points = [Point(*key, of) for key, of in sorted(found.items(), key=lambda item: item[0][:2])]
     families, sparsities = {p.family for p in points}, {p.sparsity for p in points}
     return points if len(families) > 1 or len(sparsities) >= _FEWEST_SPARSITIES else []
 
@@ -89,7 +98,7 @@ def draw_quality(studies: Sequence[ComparedStudy], varied: Sequence[str]) -> Fig
         row[0].set_ylabel(label)
         for axes, (_, across) in zip(row, _ACROSS, strict=True):
             for curve in curves:
-                _draw_curve(axes, curve, across, above)
+                _draw_curve(axes, curve, across, above, len(points) > _CROWD)
             axes.axhline(0, color="#999999", lw=1)
             axes.grid()
     for axes, (label, _) in zip(panels[-1], _ACROSS, strict=True):
@@ -105,20 +114,27 @@ def _curves(points: Sequence[Point]) -> list[_Curve]:
     found: dict[tuple[str, str], list[Point]] = {}
     for point in points:
         found.setdefault((point.family, point.others), []).append(point)
-    few = len(found) <= len(SERIES)
-    names = [", ".join(filter(None, key)) if few else key[0] for key in found]
-    styles = dict(zip(dict.fromkeys(names), itertools.cycle(SERIES), strict=False))
+    families, several = {family for family, _ in found}, len({others for _, others in found}) > 1
+    if len(families) == 1 and several:
+        names = [others for _, others in found]
+    elif len(found) <= len(SERIES):
+        names = [", ".join(filter(None, key)) for key in found]
+    else:
+        names = [family for family, _ in found]
+    styles = series_styles(list(dict.fromkeys(names)))
     return [_Curve(name, styles[name], of) for name, of in zip(names, found.values(), strict=True)]
 
 
-def _draw_curve(axes: Axes, curve: _Curve, across: Measure, up: Measure) -> None:
-    """A line in order of sparsity, and both intervals of each point."""
+def _draw_curve(axes: Axes, curve: _Curve, across: Measure, up: Measure, crowded: bool) -> None:
+    """A line in order of sparsity, and both intervals of each point unless it is one of a crowd."""
     colour, marker, line = curve.style
     read = [(x, y, _size(p)) for p in curve.points if (x := p.read(across)) and (y := p.read(up))]
-    axes.plot([x.value for x, _, _ in read], [y.value for _, y, _ in read], color=colour, ls=line, lw=1.8)
+    thick, small = (0.9, 0.5) if crowded else (1.8, 1.0)
+    axes.plot([x.value for x, _, _ in read], [y.value for _, y, _ in read], color=colour, ls=line, lw=thick)
     for x, y, size in read:
-        draw_intervals(axes, x, y, colour, 1.4)
-        axes.plot(x.value, y.value, marker, color=colour, mfc="white", mew=1.8, ms=size)
+        if not crowded:
+            draw_intervals(axes, x, y, colour, 1.4)
+        axes.plot(x.value, y.value, marker, color=colour, mfc="white", mew=thick, ms=small * size)
 
 
 def _size(point: Point) -> float:
@@ -130,7 +146,7 @@ def _names(curves: Sequence[_Curve]) -> list[Line2D]:
     styles = {curve.name: curve.style for curve in curves}
     return [
         Line2D([], [], color=colour, marker=marker, ls=line, lw=2, ms=9, mfc="white", mew=1.8, label=name)
-        for name, (colour, marker, line) in styles.items()
+        for name, (colour, marker, line) in in_legend(styles).items()
     ]
 
 
@@ -145,4 +161,5 @@ def _sizes(points: Sequence[Point]) -> list[Line2D]:
 def _logarithmic_if_wide(axes: Axes, points: Sequence[Point]) -> None:
     if wide([read.value for point in points if (read := point.read(KL_SAE))]):
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         plain_log_ticks(axes.xaxis)

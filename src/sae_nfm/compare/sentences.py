@@ -4,13 +4,17 @@ from collections.abc import Sequence
 from statistics import median
 from typing import NamedTuple
 
+from sae_nfm.compare.changes import Change, changes
 from sae_nfm.compare.correlation import spearman
-from sae_nfm.compare.measures import EXPLAINED_VARIANCE, L0, MARGINAL, REDUCTION, Measure
+from sae_nfm.compare.differences import difference, independent
+from sae_nfm.compare.measures import EXPLAINED_VARIANCE, KL_NFM, KL_SAE, L0, MARGINAL, REDUCTION, Measure
 from sae_nfm.compare.objectives import RECONSTRUCTION, Trained, by_objective
 from sae_nfm.compare.quality import Point, sae_points
+from sae_nfm.compare.ranking import Ranking, ranking
 from sae_nfm.compare.steps import KL, NFM
 from sae_nfm.compare.studies import ComparedStudy
 from sae_nfm.compare.tables import counted
+from sae_nfm.compare.varied import named
 from sae_nfm.report.estimates import Estimate, format_estimate, format_value
 
 _OVER_SEEDS = "; means over the seeds, with their range"
@@ -20,34 +24,108 @@ def sentences(studies: Sequence[ComparedStudy], varied: Sequence[str]) -> list[s
     """The headline first; at least one."""
     objectives = by_objective(studies, varied)
     return [
-        _headline(studies),
-        *_gains(studies),
+        _headline(studies, varied),
+        *_best(ranking(studies), varied),
+        *_gains(studies, varied),
+        *_pairing(changes(studies, varied)),
         *_objectives(objectives),
         *_quality(sae_points(studies, varied)),
     ]
 
 
-def _headline(studies: Sequence[ComparedStudy]) -> str:
-    gains = [read.value for study in studies if (read := study.values[REDUCTION.name])]
+def _headline(studies: Sequence[ComparedStudy], varied: Sequence[str]) -> str:
+    gains = _measured(studies, REDUCTION)
     if not gains:
         return f"{counted(studies)}, none with an NFM."
-    spread = f"{100 * min(gains):.1f}% to {100 * max(gains):.1f}%"
+    least, most = (_at(study, varied, REDUCTION) for study in (gains[0], gains[-1]))
+    if len(gains) == 1:
+        return f"The NFM takes {most} off the SAE's next-token KL."
     return (
-        f"Over {len(gains)} studies, the NFM's reduction of the SAE's next-token KL runs from {spread}, "
-        f"{100 * median(gains):.1f}% in the median."
+        f"Over {len(gains)} studies, the NFM takes most off the SAE's next-token KL with {most}, and least "
+        f"with {least}."
     )
 
 
-def _gains(studies: Sequence[ComparedStudy]) -> list[str]:
-    """How often interactions gain anything beyond the linear part."""
-    shares = [read for study in studies if (read := study.values[MARGINAL.name]) and read.low is not None]
-    if not shares:
+def _best(ranked: Ranking | None, varied: Sequence[str]) -> list[str]:
+    """The study with the least KL, and whether the next is behind it beyond chance."""
+    if ranked is None:
         return []
-    helped = sum(share.excludes(0) and share.value > 0 for share in shares)
+    best, second, *_ = ranked.studies
+    said = f"The least {ranked.measure.heading} is that of {_at(best, varied, ranked.measure)}"
+    above = ranked.above_best.get(second.folder)
+    if above is None or above.size.low is None:
+        return [f"{said}; {named(second, varied)} comes next."]
+    more = f"has {format_estimate(above.shown)} nats/token more"
+    if not above.size.excludes(0):
+        more = f"is not apart from it beyond chance: {format_estimate(above.shown)} nats/token more"
+    how = "paired by document" if above.paired else "of independent intervals"
+    return [f"{said}; {named(second, varied)}, the next, {more} ({how})."]
+
+
+def _gains(studies: Sequence[ComparedStudy], varied: Sequence[str]) -> list[str]:
+    """How often interactions gain anything beyond the linear part, and where most and least."""
+    gains = [study for study in _measured(studies, MARGINAL) if _value(study, MARGINAL).low is not None]
+    if not gains:
+        return []
+    helped = sum(_value(study, MARGINAL).excludes(0) and _value(study, MARGINAL).value > 0 for study in gains)
+    most, least = (_at(study, varied, MARGINAL) for study in (gains[-1], gains[0]))
+    where = f": {most} of the KL" if len(gains) == 1 else f": most with {most} of the KL, least with {least}"
     return [
-        f"In {helped} of {len(shares)} studies the 95% interval of what interactions gain beyond the linear "
-        f"part lies above 0; the median gain is {100 * median(s.value for s in shares):.2f}% of the KL."
+        f"In {helped} of {len(gains)} studies the 95% interval of what interactions gain beyond the linear "
+        f"part lies above 0{where}."
     ]
+
+
+def _pairing(found: Sequence[Change]) -> list[str]:
+    """How the studies that differ in one setting are compared."""
+    pairs = [pair for change in found for pair in change.pairs]
+    has_nfm = any(study.values[KL_NFM.name] for pair in pairs for study in pair)
+    measure = KL_NFM if has_nfm else KL_SAE
+    sizes = [(each, independent(measure, pair)) for pair in pairs if (each := difference(measure, pair))]
+    paired = [(each.size, alone) for each, alone in sizes if each.paired and _width(alone)]
+    if not sizes:
+        return []
+    if not paired:
+        return [
+            f"{_pairs(len(sizes))} in one setting; without sums over the same documents they are compared by "
+            "independent intervals, which are wider than they need be."
+        ]
+    wide = median(_width(size) / _width(alone) for size, alone in paired)
+    rest = len(sizes) - len(paired)
+    others = f"; {rest} more share no documents and are taken as independent" if rest else ""
+    return [
+        f"{_pairs(len(paired))} in one setting and were scored on the same documents, by which their "
+        f"differences are paired: for the {measure.heading}, intervals are {wide:.0%} as wide as independent "
+        f"ones in the median{others}."
+    ]
+
+
+def _pairs(num: int) -> str:
+    return f"{num} pairs of studies differ" if num > 1 else "1 pair of studies differs"
+
+
+def _width(shown: Estimate) -> float:
+    return 0.0 if shown.low is None or shown.high is None else shown.high - shown.low
+
+
+def _measured(studies: Sequence[ComparedStudy], measure: Measure) -> list[ComparedStudy]:
+    """The studies that have the measure, the least first."""
+    return sorted(
+        (study for study in studies if study.values[measure.name]), key=lambda study: _value(study, measure)
+    )
+
+
+def _value(study: ComparedStudy, measure: Measure) -> Estimate:
+    read = study.values[measure.name]
+    assert read is not None
+    return read
+
+
+def _at(study: ComparedStudy, varied: Sequence[str], measure: Measure) -> str:
+    """A study by name, with its figure: `layer=3 (14.2% [13.9, 14.5])`; without a name the figure alone."""
+    shown = format_estimate(_value(study, measure), measure.decimals, measure.unit).replace("-", "−")
+    shown = f"{shown} {measure.nats}".rstrip()
+    return f"{named(study, varied)} ({shown})" if varied else shown
 
 
 class _Outcome(NamedTuple):

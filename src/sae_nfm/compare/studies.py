@@ -2,10 +2,12 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sae_nfm.compare.about import About, read_about
+from sae_nfm.compare.documents import NAME, DocumentSums, read_documents
 from sae_nfm.compare.measures import MEASURES
 from sae_nfm.compare.steps import Steps, read_steps
 from sae_nfm.report.estimates import Estimate, lookup, number, sae_family
@@ -18,12 +20,14 @@ class ComparedStudy(NamedTuple):
     """What a comparison keeps of one study."""
 
     folder: Path
+    about: About
     settings: dict[str, Any]  # flat, keys as on the command line
     choices: dict[str, str]  # config group → the option taken
     family: str | None  # of the SAE
     k: float | None  # of a family that has one
     values: dict[str, Estimate | None]  # by the name of the measure
     steps: Steps  # from the SAE to the NFM
+    documents: DocumentSums | None  # where the study kept them
     warnings: list[str]
 
     def setting(self, key: str) -> Any:
@@ -76,13 +80,26 @@ def _read(folder: Path) -> ComparedStudy:
     for part in ("conditions", "settings", "choices"):
         if not isinstance(result.get(part), dict):
             raise ValueError(f"its {part} are missing or not a mapping")
+    return compared(folder, result)
+
+
+def compared(folder: Path, result: Mapping[str, Any]) -> ComparedStudy:
+    """What a comparison keeps of a result, and of what lies beside it in its folder."""
+    warnings = [str(warning) for warning in result.get("warnings") or []]
+    try:
+        documents = read_documents(folder, result)
+    except (OSError, ValueError, KeyError) as error:
+        documents = None
+        warnings.append(f"{NAME} is left aside: {error}")
     return ComparedStudy(
         folder=folder,
+        about=read_about(result),
         settings=flatten(result["settings"]),
         choices=result["choices"],
         family=sae_family(result),
         k=number(lookup(result, "sae", "k")),
         values={measure.name: measure.read(result) for measure in MEASURES},
         steps=read_steps(result),
-        warnings=[str(warning) for warning in result.get("warnings") or []],
+        documents=documents,
+        warnings=warnings,
     )

@@ -9,13 +9,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sae_nfm.compare.measures import MEASURES
+from sae_nfm.compare.changes import Change
+from sae_nfm.compare.differences import Difference, difference
+from sae_nfm.compare.measures import L0, MEASURES, Measure
 from sae_nfm.compare.objectives import Trained
+from sae_nfm.compare.ranking import Ranking
 from sae_nfm.compare.steps import STEP_MEASURES, STEPS
 from sae_nfm.compare.studies import ComparedStudy, Problem
 from sae_nfm.compare.varied import text
 from sae_nfm.report.estimates import format_parts
 from sae_nfm.store.files import replacing
+
+MOST_ROWS = 100
 
 
 def print_table(
@@ -25,13 +30,21 @@ def print_table(
     top: Path,
     console: Console,
 ) -> None:
-    """Print a row per study, with intervals where they fit, and name what could not be read."""
-    whole = _table(studies, varied, top, intervals=True)
+    """Print a row per study, with intervals where they fit, and name what could not be read.
+
+    Of more studies than anyone reads in a terminal the first `MOST_ROWS`.
+    """
+    shown = studies[:MOST_ROWS]
+    whole = _table(shown, varied, top, intervals=True)
     needed = console.measure(whole, options=console.options.update(width=10_000)).maximum
     if not console.is_terminal:
         console = Console(file=console.file, width=needed)  # a pipe has no width to fit
     fits = needed <= console.width
-    console.print(whole if fits else _table(studies, varied, top, intervals=False))
+    console.print(counted(studies), highlight=False)
+    console.print(whole if fits else _table(shown, varied, top, intervals=False))
+    if len(shown) < len(studies):
+        left = len(studies) - len(shown)
+        console.print(f"{left} more studies are in compare.csv and compare.html.", highlight=False)
     if not fits:
         console.print("95% intervals are in compare.csv and compare.html.", style="dim", highlight=False)
     for line in warning_lines(studies, top):
@@ -64,17 +77,36 @@ def counted(studies: Sequence[ComparedStudy]) -> str:
     return f"{len(studies)} {'study' if len(studies) == 1 else 'studies'}"
 
 
+def measured(studies: Sequence[ComparedStudy]) -> list[Measure]:
+    """The measures that any of the studies has, and that tell them apart where there are several.
+
+    Without L0 where that is every SAE's k.
+    """
+    values = {m: {study.values[m.name] for study in studies} for m in MEASURES}
+    if all((l0 := study.values[L0.name]) and l0.value == study.k for study in studies):
+        del values[L0]
+    return [m for m, of in values.items() if of != {None} and (len(of) > 1 or len(studies) == 1)]
+
+
+def several_families(studies: Sequence[ComparedStudy]) -> bool:
+    """Whether the SAEs have to be told apart beside the settings that vary."""
+    return len({study.family for study in studies}) > 1
+
+
 def _table(studies: Sequence[ComparedStudy], varied: Sequence[str], top: Path, intervals: bool) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title=counted(studies), title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD)
     for key in varied or ["study"]:
         table.add_column(Text(key), style="bold")
-    table.add_column("SAE")
-    for measure in MEASURES:
+    saes = several_families(studies)
+    if saes:
+        table.add_column("SAE")
+    for measure in measured(studies):
         table.add_column(measure.heading, justify="right", overflow="fold")
     for study in studies:
         cells = [Text(text(study.setting(key))) for key in varied]
-        cells = [*(cells or [Text(shown_folder(study.folder, top))]), Text(study.sae)]
-        for measure in MEASURES:
+        cells = cells or [Text(shown_folder(study.folder, top))]
+        cells += [Text(study.sae)] if saes else []
+        for measure in measured(studies):
             value, interval = format_parts(study.values[measure.name], measure.decimals, measure.unit)
             cell = Text(value)
             if interval and intervals:
@@ -84,19 +116,61 @@ def _table(studies: Sequence[ComparedStudy], varied: Sequence[str], top: Path, i
     return table
 
 
-def write_csv(studies: Sequence[ComparedStudy], varied: Sequence[str], path: Path, top: Path) -> Path:
-    """Write a line per study: the varied settings, the SAE, then every measure with its interval's ends."""
+def write_csv(
+    studies: Sequence[ComparedStudy],
+    varied: Sequence[str],
+    ranked: Ranking | None,
+    path: Path,
+    top: Path,
+) -> Path:
+    """Write a line per study: settings, SAE, measures with their intervals' ends, KL above the least."""
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        measures = [name for m in MEASURES for name in (m.name, f"{m.name}_low", f"{m.name}_high")]
-        writer.writerow(["study", *varied, "sae_family", "k", *measures, "warnings"])
+        measures = _with_ends(MEASURES)
+        above = ["above_best", "above_best_low", "above_best_high", "above_best_paired"]
+        about = ["model", "site", "corpus", "documents"]
+        writer.writerow(["study", *varied, "sae_family", "k", *measures, *above, *about, "warnings"])
         for study in studies:
             settings = ["" if (value := study.setting(key)) is None else text(value) for key in varied]
             values = [part for m in MEASURES for part in study.values[m.name] or (None, None, None)]
             k = None if study.k is None else f"{study.k:g}"
             folder, warnings = shown_folder(study.folder, top), " | ".join(study.warnings)
-            writer.writerow([folder, *settings, study.family, k, *values, warnings])
+            over = ranked.above_best.get(study.folder) if ranked else None
+            on = (study.about.model, study.about.site, study.about.corpus, study.about.documents)
+            writer.writerow([folder, *settings, study.family, k, *values, *_written(over), *on, warnings])
     return path
+
+
+def write_differences_csv(found: Sequence[Change], path: Path, top: Path) -> None:
+    """Write a line per step of a setting, and one for every pair of studies that it is the mean of.
+
+    Without steps there is no file.
+    """
+    if not found:
+        path.unlink(missing_ok=True)  # of an earlier comparison
+        return
+    compared = [measure for measure in MEASURES if measure.by_document]
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        heading = [name for m in compared for name in (*_with_ends([m]), f"{m.name}_paired")]
+        writer.writerow(["setting", "before", "after", "pairs", "study_before", "study_after", *heading])
+        for change in found:
+            step = (change.setting, change.before, change.after)
+            means = [part for measure in compared for part in _written(change.of(measure))]
+            writer.writerow([*step, len(change.pairs), "", "", *means])
+            for pair in change.pairs:
+                names = (shown_folder(study.folder, top) for study in pair)
+                own = [part for measure in compared for part in _written(difference(measure, pair))]
+                writer.writerow([*step, 1, *names, *own])
+
+
+def _with_ends(measures: Sequence[Measure]) -> list[str]:
+    return [name for m in measures for name in (m.name, f"{m.name}_low", f"{m.name}_high")]
+
+
+def _written(found: Difference | None) -> tuple:
+    """Value, ends and whether it is paired."""
+    return (None,) * 4 if found is None else (*found.size, found.paired)
 
 
 def write_objectives_csv(groups: Sequence[Trained], path: Path) -> None:

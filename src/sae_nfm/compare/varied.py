@@ -59,6 +59,17 @@ def text(value: Any) -> str:
     return value if isinstance(value, str) else _written(value)
 
 
+def short(key: str) -> str:
+    """The last part of a setting's key."""
+    return key.rpartition(".")[2]
+
+
+def named(study: ComparedStudy, varied: Sequence[str]) -> str:
+    """A study by what tells it from the others: `d_sae=256, l0=8`."""
+    seed_last = sorted(varied, key=lambda key: key == "seed")
+    return ", ".join(f"{short(key)}={text(study.setting(key))}" for key in seed_last)
+
+
 def _comparable(study: ComparedStudy, key: str) -> str:
     present = key in study.choices or key in study.settings
     return _written(study.setting(key)) if present else ""

@@ -1,7 +1,7 @@
 """Which positions of the test split are replaced, and which are scored."""
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -57,6 +57,12 @@ class ScoredBlocks(IterableDataset):
         self._before = np.full(len(blocks), self.num_tokens)
         self._before[self._order[: len(ends)]] = np.concatenate([[0], ends[:-1]])
         self.rank, self.world_size = 0, 1
+
+    def signature(self) -> dict[str, Any]:
+        """What determines the text and the positions that are scored; the study's seed does not."""
+        folder, split, context, skipped = self.blocks.source
+        text = {"tokens": folder.name, "split": split, "context": context, "skipped": skipped}
+        return text | {"num_tokens": self.num_tokens, "with_bos": self.with_bos, "single": self.single}
 
     def replaced(self, scored: Bool[Tensor, "block pos"]) -> Bool[Tensor, "block pos"]:
         """Which positions get the replacement: the scored ones, or the single one."""

@@ -1,14 +1,16 @@
 """How every figure looks: Okabe-Ito colours that differ in gray as well, and type for a talk."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from sae_nfm.report.conditions import described, role_in_headlines
@@ -30,6 +32,7 @@ SERIES = (
     (BLACK, "X", DASHDOT),
     (SKY, "P", DOTTED),
 )
+_MOST_IN_LEGEND = 6  # of series that only a shade tells apart
 _ROLES = {
     "sae": SERIES[0],
     "nfm": SERIES[1],
@@ -52,6 +55,23 @@ _STYLE: dict[Any, Any] = {
     "figure.dpi": 130,
     "savefig.facecolor": "white",
 }
+
+
+def series_styles(names: Sequence[str]) -> dict[str, tuple]:
+    """Colour, marker and line style of every series; shades in their order where styles do not suffice."""
+    if len(names) <= len(SERIES):
+        return dict(zip(names, SERIES, strict=False))
+    shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(names)))
+    return {name: (to_hex(shade), "o", "-") for name, shade in zip(names, shades, strict=True)}
+
+
+def in_legend(styles: Mapping[str, tuple]) -> dict[str, tuple]:
+    """The series that a legend names: all, or of many some from the first to the last."""
+    if len(styles) <= len(SERIES):
+        return dict(styles)
+    chosen = np.linspace(0, len(styles) - 1, _MOST_IN_LEGEND).round().astype(int)
+    names = list(styles)
+    return {names[i]: styles[names[i]] for i in chosen}
 
 
 def role_style(role: str) -> tuple:
@@ -77,9 +97,11 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write the figure as a PNG, whole or not at all, making its folder."""
+    """Write the figure in the format of the suffix, whole or not at all, making its folder."""
+    kind = path.suffix.removeprefix(".")
+    undated = {"CreationDate": None} if kind == "pdf" else None  # the same figure is the same file
     with replacing(path) as partial:
-        figure.savefig(partial, format="png")
+        figure.savefig(partial, format=kind, metadata=undated)
     return path
 
 

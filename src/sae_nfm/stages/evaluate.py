@@ -13,9 +13,11 @@ from sae_nfm.evaluation.condition import Condition
 from sae_nfm.evaluation.reconstructions import Reconstruction
 from sae_nfm.evaluation.task import EvaluationTask, Settings
 from sae_nfm.findings import result
+from sae_nfm.findings.documents import write_documents
 from sae_nfm.findings.summary import Summary
 from sae_nfm.findings.warnings import warnings
 from sae_nfm.recipes.workshop import Workshop
+from sae_nfm.store.store import fingerprint
 from sae_nfm.training.callbacks import progress_bar
 
 
@@ -82,6 +84,7 @@ class Evaluate:
 
     def _found(self, task: EvaluationTask, workshop: Workshop) -> dict[str, Any]:
         summary = Summary(self.conditions, task.sums.compute(), self.settings.top_n)
+        write_documents(summary, fingerprint(self.scored.signature()), self.folder)
         found = result.findings(summary)
         for warning in warnings(found, workshop.curves, self.asked, workshop.activations.lm.dtype):
             workshop.warn(warning)
