@@ -10,12 +10,12 @@ from lightning import seed_everything
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from sae_nfm import config
+from sae_nfm import config, progress
 from sae_nfm.findings import record, result
 from sae_nfm.planning.plan import plan_of, print_plan
 from sae_nfm.planning.workshop import PlannedWorkshop
 from sae_nfm.report.html import write_report
-from sae_nfm.report.tables import print_ratios
+from sae_nfm.report.tables import print_finding, print_ratios
 from sae_nfm.settings.schema import plain
 from sae_nfm.store.company import ALONE, Company
 from sae_nfm.store.files import write_atomically
@@ -56,8 +56,9 @@ def run(cfg: DictConfig, folder: Path, origin: dict[str, Any], company: Company 
         return plan.as_json()
     ranks.from_first(workshop.activations.check_finite)
     found = record.header(cfg, origin, workshop.activations.lm)
-    for stage in stages:
-        found = record.merged(found, stage.run(workshop))
+    for number, stage in enumerate(stages, 1):
+        with progress.stage(number, len(stages), stage.name):
+            found = record.merged(found, stage.run(workshop))
     found = record.merged(found, record.footer(cfg, workshop, time.perf_counter() - started))
     if ranks.is_first:
         report(found, folder, tracker)
@@ -68,6 +69,7 @@ def report(found: dict[str, Any], folder: Path, tracker: Tracker) -> None:
     """Write the result, show it, and hand it on."""
     path = result.write(found, folder)
     print_ratios(found)
+    print_finding(found)
     try:
         print(f"report: {write_report(found, folder)}")
     except OSError as error:  # as of a full disk: what was found is not lost with its page

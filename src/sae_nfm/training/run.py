@@ -80,7 +80,7 @@ def train(
     first_step = 0 if last is None else _step_of(last)
     best = KeepBest(trained, task.score, first_step)
     with run.logger(stage, folder) as logger:
-        trainer = _trainer(run, num_steps, logger, folder, best)
+        trainer = _trainer(stage, run, num_steps, logger, folder, best)
         if last is not None:
             log.info("%s: going on from %s, step %d", stage, last, first_step)
         if first_step % _validation_interval(run, num_steps) == 0:  # a checkpoint comes before its validation
@@ -110,11 +110,11 @@ def train(
             discard(folder / CHECKPOINTS)
 
 
-def _trainer(run: Run, num_steps: int, logger: Any, folder: Path, best: KeepBest) -> Trainer:
+def _trainer(stage: str, run: Run, num_steps: int, logger: Any, folder: Path, best: KeepBest) -> Trainer:
     return run.trainer(
         max_steps=num_steps,
         logger=logger,
-        callbacks=[best, *training_callbacks(folder / CHECKPOINTS, run.checkpoint_every)],
+        callbacks=[best, *training_callbacks(stage, folder / CHECKPOINTS, run.checkpoint_every)],
         gradient_clip_val=run.gradient_clip or None,
         val_check_interval=_validation_interval(run, num_steps),
         check_val_every_n_epoch=None,
