@@ -134,7 +134,7 @@ class _Line(ProgressBar):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Give the terminal back."""
         self._line = None
-        self._open.__exit__(type(exception), exception, None)
+        self._open.__exit__(type(exception), exception, exception.__traceback__)
 
 
 _SHORT = {"explained_variance": "EV", "residual_explained": "residual EV", "kl": "KL", "ce": "CE"}
