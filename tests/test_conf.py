@@ -40,7 +40,7 @@ ADDED = {
     "stage.finetune.optimizer": {"params"},
     "stage.joint.optimizer": {"params"},
     "stage.e2e.optimizer": {"params"},
-    "logger": {"folder", "choices", "settings"},
+    "logger": {"folder", "choices", "settings", "given"},
 }
 """What the code gives a target beside its settings."""
 HYDRAS_OWN = {"_target_", "_partial_", "_args_", "_convert_", "_recursive_"}

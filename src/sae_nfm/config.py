@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import shlex
 from collections.abc import Iterable, Mapping
 from inspect import isclass
 from pathlib import Path
@@ -342,10 +343,17 @@ def ranks(cfg: DictConfig) -> Ranks:
     return start_ranks(trainer.accelerator, trainer.devices, trainer.num_nodes, str(trainer.strategy))
 
 
-def tracker(cfg: DictConfig, folder: Path, choices: dict[str, Any]) -> Tracker:
-    """Where curves and the result go beside the run folder's own files."""
+def tracker(cfg: DictConfig, folder: Path, origin: Mapping[str, Any]) -> Tracker:
+    """Where curves and the result go beside the run folder's own files.
+
+    Args:
+        cfg: the composed configuration.
+        folder: of the study.
+        origin: `command` and `choices`, what the configuration was composed from.
+    """
     make = Tracker if cfg.logger is None else made(cfg.logger)
-    return make(folder=folder, choices=choices, settings=plain(cfg))
+    given = [word.partition("=")[0].lstrip("+~") for word in shlex.split(origin["command"]) if "=" in word]
+    return make(folder=folder, choices=origin["choices"], settings=plain(cfg), given=given)
 
 
 def check(cfg: DictConfig) -> DictConfig:

@@ -127,11 +127,13 @@ class _Bar:
             console=console,
             expand=True,
         )
+        self._figure = ""
         fields = {"figure": "", "unit": unit, "first": done}
         self._task = self._progress.add_task(_name(place, name), total=total, completed=done, **fields)
 
     def at(self, done: int, figure: str = "") -> None:
-        self._progress.update(self._task, completed=done, **({"figure": figure} if figure else {}))
+        self._figure = figure or self._figure
+        self._progress.update(self._task, completed=done, figure=self._figure)
 
     def __enter__(self) -> "_Bar":
         self._progress.start()

@@ -36,7 +36,7 @@ class Run:
 
     Args:
         trainer: a Lightning `Trainer` that lacks only what follows here.
-        logger: frames a stage, given its name and folder, with what its curves are given to.
+        logger: frames a stage, given its name, folder and tokens per step, with what its curves are given to.
         gradient_clip: largest gradient norm; 0 clips nothing.
         checkpoint_every: steps between checkpoints.
         validations: how often the run looks at held-out documents.
@@ -44,7 +44,7 @@ class Run:
     """
 
     trainer: Callable[..., Trainer]
-    logger: Callable[[str, Path], AbstractContextManager[Any]]
+    logger: Callable[[str, Path, int], AbstractContextManager[Any]]
     gradient_clip: float
     checkpoint_every: int
     validations: int
@@ -79,7 +79,7 @@ def train(
     last = run.ranks.from_first(lambda: newest_checkpoint(folder / CHECKPOINTS))
     first_step = 0 if last is None else _step_of(last)
     best = KeepBest(trained, task.score, first_step)
-    with run.logger(stage, folder) as logger:
+    with run.logger(stage, folder, data.tokens_per_step) as logger:
         trainer = _trainer(stage, run, num_steps, logger, folder, best)
         if last is not None:
             log.info("%s: going on from %s, step %d", stage, last, first_step)
