@@ -25,19 +25,20 @@ _OF_PARTS = {
     "timing": ("wall_s",),
 }
 _UNSEEN = (
-    *("evaluation.reconstruction", "evaluation.baseline", "evaluation.matched", "evaluation.position"),
-    *("evaluation.rows", "evaluation.batch_size", "evaluation.save_tokens", "evaluation.covariance_tokens"),
     *(
-        "evaluation.bank_tokens",
-        "objectives",
-        "stage",
-        "logger",
-        "callbacks",
-        "splits",
-        "trainer.accelerator",
+        "evaluation.reconstruction",
+        "evaluation.baseline",
+        "evaluation.reconstructions",
+        "evaluation.baselines",
     ),
-    *("trainer.strategy", "trainer.num_nodes", "corpus.packages", "lm_batch", "pool_tokens", "max_tokens"),
-    *("validation_tokens", "checkpoint_every", "artifacts", "verify", "plan", "profile", "optimize"),
+    *("evaluation.matched", "evaluation.position", "evaluation.rows", "evaluation.batch_size"),
+    *("evaluation.save_tokens", "evaluation.covariance_tokens", "evaluation.bank_tokens", "evaluation.top_n"),
+    *("objectives", "stage", "sae_tuning_tokens", "tuning_tokens", "tuning_decay", "tuning_optimizer"),
+    *("logger", "callbacks", "splits", "max_tokens", "skip_positions", "lm_batch", "pool_tokens"),
+    *("corpus.packages", "corpus.document", "corpus.heading", "corpus.separator", "corpus.min_chars"),
+    *("sae.b_dec_init", "sae.auxk_coefficient", "sae.dead_after", "nfm.embed_std", "validation_tokens"),
+    *("trainer.accelerator", "trainer.strategy", "trainer.devices", "trainer.num_nodes", "checkpoint_every"),
+    *("artifacts", "verify", "plan", "profile", "optimize"),
 )
 """Settings that hardly ever vary, or that say how rather than what."""
 _TECHNICAL = ("_target_", "_partial_", "betas", "eps", "fused")

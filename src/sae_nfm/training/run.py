@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Trainer
+from lightning import Callback, Trainer
 from torch import nn
 
 from sae_nfm.data.resumed import ResumedModule
@@ -40,6 +40,7 @@ class Run:
         gradient_clip: largest gradient norm; 0 clips nothing.
         checkpoint_every: steps between checkpoints.
         validations: how often the run looks at held-out documents.
+        callbacks: makes those of the user, anew for every stage; they may watch, and change nothing.
         ranks: the processes that share it.
     """
 
@@ -48,6 +49,7 @@ class Run:
     gradient_clip: float
     checkpoint_every: int
     validations: int
+    callbacks: Callable[[], list[Callback]] = list
     ranks: Ranks = field(default_factory=Ranks)
 
 
@@ -111,10 +113,11 @@ def train(
 
 
 def _trainer(stage: str, run: Run, num_steps: int, logger: Any, folder: Path, best: KeepBest) -> Trainer:
+    own = [best, *training_callbacks(stage, folder / CHECKPOINTS, run.checkpoint_every)]
     return run.trainer(
         max_steps=num_steps,
         logger=logger,
-        callbacks=[best, *training_callbacks(stage, folder / CHECKPOINTS, run.checkpoint_every)],
+        callbacks=[*own, *run.callbacks()],
         gradient_clip_val=run.gradient_clip or None,
         val_check_interval=_validation_interval(run, num_steps),
         check_val_every_n_epoch=None,
