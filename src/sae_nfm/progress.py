@@ -51,7 +51,7 @@ _PLACE: ContextVar[_Place | None] = ContextVar("place", default=None)
 
 @contextmanager
 def stage(number: int, count: int, name: str) -> Iterator[None]:
-    """Number what is shown within; where nothing is, because all of it is there already, that is said."""
+    """Number what is shown within; where nothing is, as all of it is there already, that is said."""
     place = _Place(f"{number}/{count}")
     before = _PLACE.set(place)
     try:
@@ -59,7 +59,7 @@ def stage(number: int, count: int, name: str) -> Iterator[None]:
     finally:
         _PLACE.reset(before)
     if not place.shown and not _IS_SILENT:
-        _say_found(place.text, name)
+        _say_nothing(place.text, name)
 
 
 def silence() -> None:
@@ -91,12 +91,11 @@ def line(name: str, total: int | None, unit: str = "tokens", done: int = 0) -> I
         yield made
 
 
-def _say_found(place: str, name: str) -> None:
+def _say_nothing(place: str, name: str) -> None:
     console = Console(stderr=True)
     if console.is_terminal:
-        console.print(f"{_name(place, name):<{_NAME}} found, nothing to make", highlight=False)
-    else:
-        log.info("%s %s: found, nothing to make", place, name)
+        console.print(f"{_name(place, name):<{_NAME}} nothing to make", highlight=False)
+    log.info("%s %s: nothing to make", place, name)
 
 
 class _Nothing(nullcontext):
@@ -110,7 +109,7 @@ class _Nothing(nullcontext):
 
 
 class _Bar:
-    """On a terminal."""
+    """On a terminal; a log file has its lines all the same."""
 
     def __init__(
         self, console: Console, place: str, name: str, total: int | None, unit: str, done: int
@@ -128,12 +127,14 @@ class _Bar:
             expand=True,
         )
         self._figure = ""
+        self._logged = _Logged(f"{place} {name}".strip(), total, unit, done)
         fields = {"figure": "", "unit": unit, "first": done}
         self._task = self._progress.add_task(_name(place, name), total=total, completed=done, **fields)
 
     def at(self, done: int, figure: str = "") -> None:
         self._figure = figure or self._figure
         self._progress.update(self._task, completed=done, figure=self._figure)
+        self._logged.at(done, figure)
 
     def __enter__(self) -> "_Bar":
         self._progress.start()
@@ -143,6 +144,7 @@ class _Bar:
         if kind is None:
             self._progress.update(self._task, total=self._progress.tasks[0].completed)
         self._progress.stop()
+        self._logged.__exit__(kind, *more)
 
 
 class _Done(ProgressColumn):
@@ -206,8 +208,8 @@ class Terminal(logging.StreamHandler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write to what `sys.stderr` is now: while a line is drawn, it is what draws it."""
+        self.stream = sys.stderr
         if record.name != __name__ or not Console(stderr=True).is_terminal:
-            self.setStream(sys.stderr)
             super().emit(record)
 
 
