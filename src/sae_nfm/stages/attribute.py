@@ -84,6 +84,8 @@ class Attribute:
         folder: of the study.
     """
 
+    name = "attribution"
+
     def __init__(self, scored: ScoredBlocks, how: Attribution, about: str, folder: Path) -> None:
         self.scored, self.how, self.folder = scored, how, folder
         self.about = fingerprint({"study": about, "attribution": vars(how)})

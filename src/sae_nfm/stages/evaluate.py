@@ -77,8 +77,9 @@ class Evaluate:
         return trainer(precision="32-true", logger=False, callbacks=[line], default_root_dir=self.folder)
 
     def _reached(self, task: EvaluationTask) -> Reached:
-        """Tokens so far, and the mean KL of the last reconstruction over them."""
-        shown = max(i for i, condition in enumerate(self.conditions) if condition.baseline is None)
+        """Tokens so far, and the mean KL over them with the NFM, or else of the SAE or what is there."""
+        roles = [condition.role for condition in self.conditions]
+        shown = next((roles.index(role) for role in ("nfm", "sae") if role in roles), len(roles) - 1)
         draws = int(task.sums.draws[shown])
         kl = f"KL {float(task.sums.kl_sum[shown]) / draws:.4f}" if draws else ""
         return Reached(int(task.sums.tokens_by_document.sum()), kl)

@@ -134,7 +134,8 @@ class WandbRuns(Tracker):
             settings=wandb.Settings(silent=True, finish_timeout=self.patience, finish_timeout_raises=True),
         )
         self._to_sync = self._to_sync or run.offline
-        log.info("W&B run of %s: %s", job_type, run.settings.sync_dir if run.offline else run.url)
+        if not run.offline:  # what is kept for later is told at the end
+            log.info("W&B run of %s: %s", job_type, run.url)
         return run
 
     def _is_offline(self) -> bool:
