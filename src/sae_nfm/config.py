@@ -364,17 +364,18 @@ def ranks(cfg: DictConfig) -> Ranks:
     return start_ranks(trainer.accelerator, trainer.devices, trainer.num_nodes, str(trainer.strategy))
 
 
-def tracker(cfg: DictConfig, folder: Path, origin: Mapping[str, Any]) -> Tracker:
+def tracker(cfg: DictConfig, folder: Path, choices: Mapping[str, Any], command: str = "") -> Tracker:
     """Where curves and the result go beside the run folder's own files.
 
     Args:
         cfg: the composed configuration.
         folder: of the study.
-        origin: `command` and `choices`, what the configuration was composed from.
+        choices: the option taken for every config group.
+        command: whose settings are shown, whatever they are.
     """
     make = Tracker if cfg.logger is None else made(cfg.logger)
-    given = [word.partition("=")[0].lstrip("+~") for word in shlex.split(origin["command"]) if "=" in word]
-    return make(folder=folder, choices=origin["choices"], settings=plain(cfg), given=given)
+    given = [word.partition("=")[0].lstrip("+~") for word in shlex.split(command) if "=" in word]
+    return make(folder=folder, choices=choices, settings=plain(cfg), given=given)
 
 
 def check(cfg: DictConfig) -> DictConfig:

@@ -18,7 +18,6 @@ from sae_nfm.launch.errors import explained
 from sae_nfm.report.html import write_report
 from sae_nfm.settings.schema import CONFIG_DIR, plain, register
 from sae_nfm.settings.values import NotAllowed
-from sae_nfm.tracking.trackers import Tracker
 
 GROUPS = ("attribution", "trainer")
 """What of a study can be given anew: what is found does not depend on it."""
@@ -46,7 +45,7 @@ def attribute(run: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     cfg = config.check(_settings(run, overrides))
     ranks = config.ranks(cfg)
     seed_everything(cfg.seed, verbose=False)
-    workshop = config.workshop(cfg, Tracker(run, {}, {}), ranks)
+    workshop = config.workshop(cfg, config.tracker(cfg, run, {}), ranks)
     stages = [*config.training(workshop), *config.attribution(cfg, workshop, run)]
     found["attribution"] = None
     for number, stage in enumerate(stages, 1):

@@ -45,7 +45,7 @@ def run(cfg: DictConfig, folder: Path, origin: dict[str, Any], company: Company 
     log.info("process %d of %d, settings %s", ranks.rank + 1, ranks.world_size, settings)
     ranks.check_equal(settings)
     seed_everything(cfg.seed, verbose=False)
-    tracker = config.tracker(cfg, folder, origin)
+    tracker = config.tracker(cfg, folder, origin["choices"], origin["command"])
     workshop = config.workshop(cfg, tracker, ranks, company)
     stages = config.stages(cfg, workshop, folder)
     if cfg.plan:
