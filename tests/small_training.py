@@ -84,7 +84,7 @@ class Bench:
         return self.sae_task(**settings) if stage == "sae" else self.nfm_task(**settings)
 
     def train(
-        self, task, folder, *callbacks, logger=lambda stage, folder: nullcontext(False),
+        self, task, folder, *callbacks, logger=lambda *about: nullcontext(False),
         gradient_clip=1.0, precision="32-true",
     ):  # fmt: skip
         """The stage as a study runs it; `callbacks` come before its own."""

@@ -40,7 +40,7 @@ ADDED = {
     "stage.finetune.optimizer": {"params"},
     "stage.joint.optimizer": {"params"},
     "stage.e2e.optimizer": {"params"},
-    "logger": {"folder", "choices", "settings"},
+    "logger": {"folder", "choices", "settings", "given"},
 }
 """What the code gives a target beside its settings."""
 HYDRAS_OWN = {"_target_", "_partial_", "_args_", "_convert_", "_recursive_"}
@@ -126,7 +126,7 @@ def test_every_option_composes_and_binds(option):
 
 def test_the_options_are_all_of_the_groups_that_there_are():
     found = {option.partition("=")[0].partition("@")[0] for option in options()}
-    groups = "lm corpus sae nfm evaluation optimizer trainer logger experiment ablation sweep"
+    groups = "lm corpus sae nfm evaluation optimizer trainer logger callbacks debug experiment ablation sweep"
     assert set(groups.split()) <= found
 
 
@@ -151,6 +151,10 @@ def test_hydras_callbacks_bind_too():
         ("+sae.d_in=5", "sae.d_in is given twice"),
         ("+nfm_optimizer.lrr=1", "nfm_optimizer.lrr is no parameter of"),
         ("+logger.dir=x", "logger.dir is no parameter of"),
+        (
+            "+callbacks={mine: {_target_: lightning.pytorch.callbacks.Timer, durtion: 1}}",
+            "callbacks.mine.durtion is no parameter of",
+        ),
         ("+trainer.acelerator=x", "trainer.acelerator is no parameter of"),
         ("+evaluation.baseline.theta.nrom=x", "evaluation.baseline.theta.nrom is no parameter of"),
     ],

@@ -9,9 +9,9 @@ import sae_nfm
 
 HOUSE = Path(sae_nfm.__file__).parent
 ROOMS = (
-    *("settings", "store", "lm", "data", "models", "interop", "measures", "training", "baselines", "recipes"),
-    *("evaluation", "attribution", "findings", "stages", "planning", "config", "launch"),
-    *("export", "attribute", "api", "__main__"),
+    *("settings", "progress", "store", "lm", "data", "models", "interop", "measures", "training"),
+    *("baselines", "recipes", "evaluation", "attribution", "findings", "stages", "planning", "config"),
+    *("launch", "export", "attribute", "api", "__main__"),
 )
 """Every room imports from itself and from those before it."""
 SHOWING = ("report", "compare", "tracking")

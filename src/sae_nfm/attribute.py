@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_only
 
+from sae_nfm import progress
 from sae_nfm.launch.attribution import attribute
 from sae_nfm.launch.quiet import quiet
 from sae_nfm.measures.finite import NonFinite
@@ -22,8 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, or 1 where it cannot be done, which is told in a few lines.
     """
     given = _parser().parse_args(arguments)
-    level = logging.ERROR if rank_zero_only.rank else logging.INFO
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    level = logging.INFO
+    if rank_zero_only.rank:
+        level = logging.ERROR
+        progress.silence()
+    how = "%(asctime)s %(levelname)s %(message)s"
+    logging.basicConfig(level=level, format=how, datefmt="%H:%M:%S", handlers=[progress.Terminal()])
     try:
         with quiet():
             attribute(given.run, given.overrides)

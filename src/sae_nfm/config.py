@@ -2,13 +2,16 @@
 
 import copy
 import logging
-from collections.abc import Iterable, Mapping
+import shlex
+from collections.abc import Callable, Iterable, Mapping
 from inspect import isclass
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, Literal
 
 import torch
+from lightning import Callback, Trainer
+from lightning.pytorch.profilers import SimpleProfiler
 from omegaconf import DictConfig
 from torch import nn
 
@@ -118,7 +121,7 @@ def pool(cfg: DictConfig) -> Pool:
 
 def workshop(cfg: DictConfig, tracker: Tracker, ranks: Ranks, company: Company = ALONE) -> Workshop:
     """Where the study's things are made."""
-    store = Store(cfg.artifacts, ranks, cfg.verify, company)
+    store = Store(cfg.artifacts or tracker.folder / "artifacts", ranks, cfg.verify, company)
     at, how = activations(cfg, store, ranks.device, company), run(cfg, tracker, ranks)
     trained = trained_sae(cfg, at, how) if is_trained_here(cfg) else None
     sae = trained or published_sae(cfg, at)
@@ -322,13 +325,32 @@ def _accelerator(asked: str) -> str:
 def run(cfg: DictConfig, tracker: Tracker, ranks: Ranks) -> Run:
     """How the stages are run, and by which processes."""
     return Run(
-        trainer=made(cfg.trainer),
+        trainer=trainer(cfg, tracker.folder),
+        callbacks=lambda: callbacks(cfg),
         logger=tracker.stage,
         gradient_clip=cfg.gradient_clip,
         checkpoint_every=cfg.checkpoint_every,
         validations=cfg.validations,
         ranks=ranks,
     )
+
+
+def trainer(cfg: DictConfig, folder: Path) -> Callable[..., Trainer]:
+    """A Lightning `Trainer` that lacks what a stage gives it; with `profile=true` each writes its profile.
+
+    Args:
+        cfg: the composed configuration.
+        folder: of the study.
+    """
+    make = made(cfg.trainer)
+    if not cfg.profile:
+        return make
+    return lambda **given: make(profiler=SimpleProfiler(folder, "profile", extended=True), **given)
+
+
+def callbacks(cfg: DictConfig) -> list[Callback]:
+    """The user's own Lightning callbacks, new at every call."""
+    return [made(node) for node in cfg.callbacks.values()]
 
 
 def ranks(cfg: DictConfig) -> Ranks:
@@ -343,10 +365,18 @@ def ranks(cfg: DictConfig) -> Ranks:
     return start_ranks(trainer.accelerator, trainer.devices, trainer.num_nodes, str(trainer.strategy))
 
 
-def tracker(cfg: DictConfig, folder: Path, choices: dict[str, Any]) -> Tracker:
-    """Where curves and the result go beside the run folder's own files."""
+def tracker(cfg: DictConfig, folder: Path, choices: Mapping[str, Any], command: str = "") -> Tracker:
+    """Where curves and the result go beside the run folder's own files.
+
+    Args:
+        cfg: the composed configuration.
+        folder: of the study.
+        choices: the option taken for every config group.
+        command: whose settings are shown, whatever they are.
+    """
     make = Tracker if cfg.logger is None else made(cfg.logger)
-    return make(folder=folder, choices=choices, settings=plain(cfg))
+    given = [word.partition("=")[0].lstrip("+~") for word in shlex.split(command) if "=" in word]
+    return make(folder=folder, choices=choices, settings=plain(cfg), given=given)
 
 
 def check(cfg: DictConfig) -> DictConfig:
@@ -372,6 +402,7 @@ def check(cfg: DictConfig) -> DictConfig:
             Interactions(model, torch.ones(8))
             made(cfg.attribution)
     conditions(cfg)
+    callbacks(cfg)
     if cfg.plant is not None:
         made(cfg.plant)
     for node in (cfg.sae_optimizer, cfg.nfm_optimizer, cfg.tuning_optimizer):

@@ -77,7 +77,7 @@ def test_one_that_diverges_ends_no_other_and_says_why(swept):
         said = (suite.folder / "sweep" / name / "output.log").read_text()
         assert ("report: " in said) == outcome.succeeded
         assert (f"error: {outcome.reason}" in said) == (not outcome.succeeded)
-        assert ("INFO sae: " in said) == outcome.succeeded
+        assert ("1/4 sae: " in said) == outcome.succeeded
     assert "4 jobs in one process" in printed
 
 

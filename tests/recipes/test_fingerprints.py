@@ -48,7 +48,8 @@ OF_THE_NFM = {
 OF_NEITHER = {
     "name": "other", "lm_batch": 3, "checkpoint_every": 7, "eval_tokens": 600, "trainer.accelerator": "gpu",
     "trainer.devices": 2, "trainer.strategy": "ddp", "trainer.num_nodes": 2, "logger": None,
-    "artifacts": "x", "verify": True, "plan": True, "optimize": "x", "evaluation.draws": 3,
+    "artifacts": "x", "callbacks": {}, "profile": True, "verify": True, "plan": True, "optimize": "x",
+    "evaluation.draws": 3,
 }  # fmt: skip
 OF_THE_TUNED = {
     "tuning_tokens": 4096, "nfm_objective": "ce", "objectives.kl._target_": "faults.RaisesOnRank0",

@@ -1,5 +1,6 @@
 """What the tests of W&B share: a machine of its own, a job's folder, and what keeps track of the job."""
 
+import json
 import os
 
 import pytest
@@ -8,8 +9,16 @@ import wandb
 from fake_results import fake_result
 from sae_nfm.tracking.wandb_runs import WandbRuns
 
-CHOICES = {"lm": "docs_lm", "sae": "topk", "nfm": "full", "ablation": "interaction_only", "experiment": None}
-CONFIG = {"layer": 1, "sae": {"d_sae": 64, "k": 4}, "nfm": {"order": 2}}
+CHOICES = {"lm": "docs_lm", "sae": "topk", "nfm": "full", "ablation": "interaction_only"}
+CHOICES |= {"experiment": None, "logger": "wandb", "optimizer@sae_optimizer": "adam_sae"}
+CONFIG = {
+    "layer": 1,
+    "hook": "mlp_out",
+    "lm_batch": 4,
+    "pool_tokens": 8,
+    "sae": {"d_sae": 64, "k": 4},
+    "nfm": {"order": 2},
+}
 PLAIN = {"project": "tests", "entity": None, "group": None, "tags": ["mine"], "patience": 60}
 PLAIN |= {"offline": False, "weights": False}
 
@@ -39,7 +48,9 @@ def tracker():
     """Makes what keeps track of a study in a folder."""
 
     def make(folder, **settings):
-        return WandbRuns(folder=folder, choices=CHOICES, settings=CONFIG, **(PLAIN | settings))
+        (folder / "result.json").write_text(json.dumps(fake_result()))  # as a study has it by then
+        about = {"choices": CHOICES, "settings": CONFIG, "given": ["lm_batch"]}
+        return WandbRuns(folder=folder, **about, **(PLAIN | settings))
 
     return make
 

@@ -35,7 +35,7 @@ def test_without_the_server_runs_are_kept_offline(tracker, result, job, tmp_path
     monkeypatch.setattr(wandb, "init", broken)
     monkeypatch.setattr(wandb, "login", lambda **settings: True)
     tracked = tracker(job)
-    with tracked.stage("sae", tmp_path) as curves:
+    with tracked.stage("sae", tmp_path, 64) as curves:
         curves.log_metrics({"train/loss": 1.0}, 0)
     tracked.result(result)
     assert broken.asked == [None, "offline", "offline"]
@@ -51,7 +51,7 @@ def test_a_run_that_breaks_harms_nothing(tracker, result, job, tmp_path, monkeyp
     with monkeypatch.context() as patched:
         patched.setattr(wandb.Run, method, break_)
         tracked = tracker(job, offline=True)
-        with tracked.stage("sae", tmp_path) as curves:
+        with tracked.stage("sae", tmp_path, 64) as curves:
             curves.log_metrics({"train/loss": 1.0}, 0)
             curves.log_metrics({"train/loss": 1.0}, 1)
     told = [record for record in caplog.records if "broken pipe" in record.message]
@@ -86,11 +86,12 @@ def server(monkeypatch):
 
 def test_with_a_key_runs_go_to_the_server(tracker, job, tmp_path, server, capsys):
     tracked = tracker(job)
-    with tracked.stage("sae", tmp_path) as curves:
+    with tracked.stage("sae", tmp_path, 64) as curves:
         curves.log_metrics({"train/loss": 1.0}, 0)
     run = server.runs[0]
-    assert (run["project"], run["jobType"], run["displayName"]) == ("tests", "sae", "nfm.order-2")
-    assert (run["groupName"], run["tags"]) == ("nfm.order-2", ["docs_lm", "interaction_only", "mine"])
+    assert (run["project"], run["jobType"], run["displayName"]) == ("tests", "sae", "nfm.order-2 sae")
+    assert run["groupName"] == "nfm.order-2"
+    assert run["tags"] == ["docs_lm", "layer 1 mlp_out", "interaction_only", "mine"]
     assert json.loads(run["config"])["sae.k"]["value"] == 4
     assert "wandb sync" not in capsys.readouterr().out
 
@@ -98,7 +99,7 @@ def test_with_a_key_runs_go_to_the_server(tracker, job, tmp_path, server, capsys
 @pytest.mark.slow
 def test_a_server_that_goes_away_costs_patience_only(tracker, result, job, tmp_path, server, caplog):
     tracked, started = tracker(job, patience=5), time.monotonic()
-    with tracked.stage("sae", tmp_path) as curves:
+    with tracked.stage("sae", tmp_path, 64) as curves:
         curves.log_metrics({"train/loss": 1.0}, 0)
         server.stop()
         curves.log_metrics({"train/loss": 1.0}, 1)
@@ -125,8 +126,8 @@ def test_a_server_that_is_not_there_costs_no_result(tmp_path, corpus_file, monke
 def test_the_service_ends_with_the_last_of_the_runs_that_share_a_process(tracker, job, tmp_path, monkeypatch):
     ended = []
     monkeypatch.setattr(wandb, "teardown", lambda: ended.append(True))
-    with tracker(job, offline=True).stage("sae", tmp_path):
-        with tracker(job, offline=True).stage("nfm", tmp_path / "other"):
+    with tracker(job, offline=True).stage("sae", tmp_path, 64):
+        with tracker(job, offline=True).stage("nfm", tmp_path / "other", 64):
             assert ended == []
         assert ended == []
     assert ended == [True]

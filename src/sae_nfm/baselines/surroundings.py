@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm import tqdm
 
+from sae_nfm import progress
 from sae_nfm.data.activations import ActivationStream
 
 _FILE = "surroundings.safetensors"
@@ -35,9 +35,11 @@ def measure(
 ) -> None:
     """Read activations and write their surroundings into an artifact's folder."""
     count, total, products = 0, 0.0, 0.0
-    for start in tqdm(range(0, num_tokens, _CHUNK), desc="covariance", mininterval=5):
-        x = training.read(start, min(start + _CHUNK, num_tokens)).double()
-        count, total, products = count + len(x), total + x.sum(0), products + x.T @ x
+    with progress.line("covariance", num_tokens) as line:
+        for start in range(0, num_tokens, _CHUNK):
+            x = training.read(start, min(start + _CHUNK, num_tokens)).double()
+            count, total, products = count + len(x), total + x.sum(0), products + x.T @ x
+            line.at(count)
     assert isinstance(total, Tensor)
     assert isinstance(products, Tensor)
     mean = total / count

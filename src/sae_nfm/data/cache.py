@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
+from sae_nfm import progress
 from sae_nfm.data.activations import ActivationSequence, ActivationStream
 from sae_nfm.settings.values import Count, NotAllowed, checked
 from sae_nfm.store.company import ALONE, Company
@@ -54,9 +54,12 @@ class ActivationCache:
         missing = [start for start in range(0, num_tokens, size) if not _shard(folder, start).exists()]
         tokens = sum(min(size, num_tokens - start) for start in missing)
         self._announce(tokens, d_model, folder)
-        with tqdm(desc="activations", total=tokens, unit=" tokens", unit_scale=True, mininterval=1) as bar:
+        with progress.line("activations", num_tokens, done=num_tokens - tokens) as line:
+            done = num_tokens - tokens
             for start in missing:
-                self._write_shard(stream, start, min(start + size, num_tokens), _shard(folder, start), bar)
+                stop = min(start + size, num_tokens)
+                self._write_shard(stream, start, stop, _shard(folder, start), done, line)
+                done += stop - start
 
     def _announce(self, num_tokens: int, d_model: int, folder: Path) -> None:
         per_token = d_model * self.dtype.itemsize
@@ -73,13 +76,15 @@ class ActivationCache:
                 f"{what} are {_gib(needed)}, and {folder} has {_gib(free)} left",
             )
 
-    def _write_shard(self, stream: ActivationStream, start: int, stop: int, path: Path, bar: tqdm) -> None:
+    def _write_shard(
+        self, stream: ActivationStream, start: int, stop: int, path: Path, done: int, line: progress.Line
+    ) -> None:
         partial = path.with_suffix(".partial")
         with partial.open("wb") as file:
             for first in range(start, stop, _CHUNK):
                 x = stream.read(first, min(first + _CHUNK, stop)).to(self.dtype).cpu().contiguous()
                 file.write(x.view(torch.uint8).numpy().tobytes())
-                bar.update(len(x))
+                line.at(done + first + len(x) - start)
         partial.replace(path)
 
 

@@ -15,8 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
+from sae_nfm import progress
 from sae_nfm.data.corpora import Document, at_least_one, sha1
 from sae_nfm.settings.values import Natural, checked
 from sae_nfm.store.store import fingerprint
@@ -70,13 +69,18 @@ class DocstringCorpus:
     def _documents(self) -> list[Document]:
         files = [(name, root, path) for name, root in self._roots().items() for path in _source_files(root)]
         key_of: dict[str, str] = {}  # by text: the first key that has a text keeps it
-        with _collector_paused(), warnings.catch_warnings(action="ignore"):  # invalid escapes of others
-            for name, root, path in tqdm(files, desc="docstrings", unit=" files", mininterval=1):
+        with (
+            _collector_paused(),
+            warnings.catch_warnings(action="ignore"),  # invalid escapes of others
+            progress.line("docstrings", len(files), "files") as line,
+        ):
+            for number, (name, root, path) in enumerate(files, 1):
                 for qualified_name, text in _docstrings(path):
                     if len(text) > self.min_chars:
                         key_of.setdefault(
                             text, f"{name}/{path.relative_to(root).as_posix()}:{qualified_name}"
                         )
+                line.at(number)
         documents = [Document(text, key) for text, key in key_of.items()]
         return sorted(documents, key=lambda document: (sha1(document.key), document.text))
 

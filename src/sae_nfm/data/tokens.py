@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Bool, Int, Int64
 from numpy.typing import DTypeLike
 from torch import Tensor
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
+from sae_nfm import progress
 from sae_nfm.data.corpora import Corpus, Document
 from sae_nfm.settings.values import NotAllowed
 from sae_nfm.store.store import Store, fingerprint
@@ -230,14 +230,14 @@ def _write(
             }
             for name, kind in (("tokens", dtype), ("documents", np.int64))
         )
-        bar = tqdm(desc="tokens", unit=" tokens", unit_scale=True, total=max_tokens, mininterval=1)
-        stack.enter_context(bar)
-        for document, ids in _tokenised(corpus.documents(), tokenizer, bos_id, max_tokens):
+        documents = corpus.documents()
+        line = stack.enter_context(progress.line("tokenising", max_tokens))
+        for document, ids in _tokenised(documents, tokenizer, bos_id, max_tokens):
             split = _split_of(document.key, splits)
             starts[split].append([streams[split].size])
             streams[split].append(ids)
             written += len(ids)
-            bar.update(len(ids))
+            line.at(written)
     if written == 0:
         raise NotAllowed(
             "corpus", type(corpus).__name__, "corpora with some text in them", "it holds no document"

@@ -10,7 +10,7 @@ from lightning import seed_everything
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sae_nfm import config
+from sae_nfm import config, progress
 from sae_nfm.findings import record, result
 from sae_nfm.interop.files import Settings
 from sae_nfm.interop.runs import RESULT
@@ -47,10 +47,11 @@ def attribute(run: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     seed_everything(cfg.seed, verbose=False)
     workshop = config.workshop(cfg, config.tracker(cfg, run, {}), ranks)
     stages = [*config.training(workshop), *config.attribution(cfg, workshop, run)]
-    for stage in stages[:-1]:
-        stage.run(workshop)
     found["attribution"] = None
-    found = record.merged(found, stages[-1].run(workshop))
+    for number, stage in enumerate(stages, 1):
+        with progress.stage(number, len(stages), stage.name):
+            made = stage.run(workshop)
+    found = record.merged(found, made)
     found["settings"] = dict(found["settings"]) | {"attribution": plain(cfg.attribution)}
     if ranks.is_first:
         result.write(found, run)

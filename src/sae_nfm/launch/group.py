@@ -17,6 +17,7 @@ from sae_nfm.launch.prepared import Prepared, groups, in_words, prepared, room
 from sae_nfm.launch.quiet import quiet
 from sae_nfm.launch.single import run_composed
 from sae_nfm.launch.together import gigabytes_of_this_process, jobs_of_this_process
+from sae_nfm.progress import Terminal
 from sae_nfm.settings.schema import register
 from sae_nfm.store.company import Company, Together
 from sae_nfm.store.processes import end_with_parent, raise_when_terminated
@@ -34,7 +35,7 @@ def main() -> None:
     register()
     printed, kept = PrintedByThread(sys.stdout), {}
     sys.stdout = sys.stderr = printed
-    logging.basicConfig(level=logging.INFO, format=_FORMAT, datefmt=_TIME, stream=printed, force=True)
+    logging.basicConfig(level=logging.INFO, format=_FORMAT, datefmt=_TIME, handlers=[Terminal()], force=True)
     with quiet():
         ready = list(_prepared(jobs_of_this_process(), Together(0, kept), printed))
         if not ready:

@@ -12,7 +12,7 @@ from sae_nfm.store.store import write_atomically
 
 UNFINISHED, DONE, REUSED, FAILED = "not finished", "done", "already there", "failed"
 RECORD, RESULT, PLAN, REPORT = "job.json", "result.json", "plan.json", "report.html"
-_HOW_NOT_WHAT = {"trainer", "logger", "artifacts", "optimize", "name", "plan"}
+_HOW_NOT_WHAT = {"trainer", "logger", "artifacts", "optimize", "name", "plan", "profile", "callbacks"}
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,18 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_CHATTY = ("lightning.pytorch", "lightning.fabric")
+
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Leave out what Lightning and Python say by the way."""
-    lightning = logging.getLogger("lightning.pytorch")
-    level = lightning.level
-    lightning.setLevel(logging.WARNING)
+    """Leave out what Lightning and Python say by the way: tips, devices, how processes meet."""
+    before = {name: logging.getLogger(name).level for name in _CHATTY}
+    for name in before:
+        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings(action="ignore"):
             yield
     finally:
-        lightning.setLevel(level)
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)

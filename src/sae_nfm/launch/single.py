@@ -9,6 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
+from sae_nfm import progress
 from sae_nfm.launch import study
 from sae_nfm.launch.quiet import quiet
 from sae_nfm.settings.schema import given
@@ -38,6 +39,7 @@ def run_composed(cfg: DictConfig, hydra: HydraConf, company: Company = ALONE) ->
 def _have_the_first_rank_speak() -> None:
     """Ranks but the first speak to their files only."""
     if rank_zero_only.rank:
+        progress.silence()
         for handler in logging.getLogger().handlers:
             if not isinstance(handler, logging.FileHandler):
                 handler.setLevel(logging.ERROR)

@@ -10,13 +10,13 @@ from lightning import seed_everything
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from sae_nfm import config
+from sae_nfm import config, progress
 from sae_nfm.findings import record, result
 from sae_nfm.launch.jobs import PLAN
 from sae_nfm.planning.plan import plan_of, print_plan
 from sae_nfm.planning.workshop import PlannedWorkshop
 from sae_nfm.report.html import write_report
-from sae_nfm.report.tables import print_ratios
+from sae_nfm.report.tables import print_finding, print_ratios
 from sae_nfm.settings.schema import plain
 from sae_nfm.store.company import ALONE, Company
 from sae_nfm.store.files import write_atomically
@@ -46,7 +46,7 @@ def run(cfg: DictConfig, folder: Path, origin: dict[str, Any], company: Company 
     log.info("process %d of %d, settings %s", ranks.rank + 1, ranks.world_size, settings)
     ranks.check_equal(settings)
     seed_everything(cfg.seed, verbose=False)
-    tracker = config.tracker(cfg, folder, origin["choices"])
+    tracker = config.tracker(cfg, folder, origin["choices"], origin["command"])
     workshop = config.workshop(cfg, tracker, ranks, company)
     stages = config.stages(cfg, workshop, folder)
     if cfg.plan:
@@ -57,8 +57,9 @@ def run(cfg: DictConfig, folder: Path, origin: dict[str, Any], company: Company 
         return plan.as_json()
     ranks.from_first(workshop.activations.check_finite)
     found = record.header(cfg, origin, workshop.activations.lm)
-    for stage in stages:
-        found = record.merged(found, stage.run(workshop))
+    for number, stage in enumerate(stages, 1):
+        with progress.stage(number, len(stages), stage.name):
+            found = record.merged(found, stage.run(workshop))
     found = record.merged(found, record.footer(cfg, workshop, time.perf_counter() - started))
     if ranks.is_first:
         report(found, folder, tracker, company)
@@ -69,6 +70,7 @@ def report(found: dict[str, Any], folder: Path, tracker: Tracker, company: Compa
     """Write the result, show it, and hand it on."""
     path = result.write(found, folder)
     print_ratios(found)
+    print_finding(found)
     try:
         page = company.aside(lambda: write_report(found, folder))
         print(f"report: {page}")

@@ -20,6 +20,7 @@ from sae_nfm.report.estimates import (
     mse_reduction,
     number,
 )
+from sae_nfm.report.headline import headline
 
 
 class ConditionRow(NamedTuple):
@@ -164,6 +165,16 @@ def print_ratios(result: Mapping[str, Any], console: Console | None = None) -> N
     if (floor := number(result.get("noise_floor"))) is not None:
         headlines.add_row("noise floor, where nothing is replaced", f"{floor:.1g} nats/token")
     console.print(headlines)
+
+
+def print_finding(result: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print what was found in one sentence, with its interval.
+
+    Args:
+        result: the content of a study's `result.json`.
+        console: where to print; the terminal if None.
+    """
+    (console or _console()).print(f"\n{headline(result)[0]}", style="bold", highlight=False, markup=False)
 
 
 def _console() -> Console:

@@ -124,9 +124,11 @@ class StudyConfig:
     eval_tokens: Count
     attribution: Part | None
     trainer: Part
+    callbacks: dict[str, Part]
     logger: Part | None
-    artifacts: str
+    artifacts: str | None
     verify: bool
+    profile: bool
     plan: bool
     optimize: str
 

@@ -1,6 +1,6 @@
 """The stage that says which pairs of latents the NFM's gain is due to."""
 
-import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,8 @@ from sae_nfm.recipes.workshop import Workshop
 from sae_nfm.settings.values import Count, Natural, checked
 from sae_nfm.stages.attributed import FOLDER, Passes, figures, in_short, in_words, write
 from sae_nfm.store.store import discard, fingerprint
-from sae_nfm.training.callbacks import progress_bar
+from sae_nfm.training.callbacks import PassLine, Reached
 
-log = logging.getLogger(__name__)
 _UNFINISHED = "unfinished"
 _SAMPLE = 64
 """Blocks on which the busiest latents are told."""
@@ -84,6 +83,8 @@ class Attribute:
         about: what determines the sums, for a run that was interrupted.
         folder: of the study.
     """
+
+    name = "attribution"
 
     def __init__(self, scored: ScoredBlocks, how: Attribution, about: str, folder: Path) -> None:
         self.scored, self.how, self.folder = scored, how, folder
@@ -167,18 +168,14 @@ class Attribute:
             self.how.features and not name.startswith("seed"), sums, contexts,
             Resumed(self.folder / FOLDER / _UNFINISHED, name, self.about, ranks, self.how.keep_every),
         )  # fmt: skip
-        log.info("attribution, %s: %d blocks", name, len(numbers))
-        self._trainer(workshop).test(task, verbose=False)
+        self._trainer(task, workshop.run.trainer).test(task, verbose=False)
         return task
 
-    def _trainer(self, workshop: Workshop) -> Trainer:
-        return workshop.run.trainer(
-            precision="32-true",
-            logger=False,
-            callbacks=[progress_bar()],
-            inference_mode=False,  # gradients are taken
-            default_root_dir=self.folder,
-        )
+    def _trainer(self, task: AttributionTask, trainer: Callable[..., Trainer]) -> Trainer:
+        total = round(self.scored.num_tokens * len(task.batches.numbers) / self.scored.num_blocks)
+        line = PassLine(task.doing, total, "tokens", lambda: _reached(task))
+        how = {"precision": "32-true", "logger": False, "inference_mode": False}  # gradients are taken
+        return trainer(**how, callbacks=[line], default_root_dir=self.folder)
 
     def _busiest(self, workshop: Workshop) -> Int64[Tensor, " latent"]:
         """The latents that are active at most tokens of a sample of the half that chooses."""
@@ -195,3 +192,10 @@ class Attribute:
                 codes = autoencoder(prefix.activation.to(device, autoencoder.normalizer.scale.dtype)).codes
             counts += torch.bincount(codes.indices[codes.values > 0].cpu(), minlength=d_sae)
         return counts.topk(self.how.busiest).indices.sort().values
+
+
+def _reached(task: AttributionTask) -> Reached:
+    """Tokens so far, and the mean KL with the NFM over them."""
+    parts = task.sums.parts
+    tokens, kl = int(parts.tokens_by_document.sum()), parts.by_document[parts.parts.index("kl_sae_nfm")].sum()
+    return Reached(tokens, f"KL {float(kl) / tokens:.4f}" if tokens else "")

@@ -18,7 +18,7 @@ from sae_nfm.findings.summary import Summary
 from sae_nfm.findings.warnings import warnings
 from sae_nfm.recipes.workshop import Workshop
 from sae_nfm.store.store import fingerprint
-from sae_nfm.training.callbacks import progress_bar
+from sae_nfm.training.callbacks import PassLine, Reached
 
 
 @dataclass
@@ -42,11 +42,12 @@ class Evaluate:
     settings: Settings
     reported: dict[str, Any]
     folder: Path
+    name = "evaluation"
 
     def run(self, workshop: Workshop) -> dict[str, Any]:
         """Everything that is found out about the conditions."""
         task = self._task(workshop)
-        self._trainer(workshop.run.trainer).test(task, verbose=False)
+        self._trainer(workshop.run.trainer, task).test(task, verbose=False)
         return workshop.run.ranks.from_first(lambda: self._found(task, workshop))
 
     def obtain(self, workshop: Workshop) -> None:
@@ -69,10 +70,17 @@ class Evaluate:
             workshop.activations.company,
         )
 
-    def _trainer(self, trainer: Callable[..., Trainer]) -> Trainer:
-        return trainer(
-            precision="32-true", logger=False, callbacks=[progress_bar()], default_root_dir=self.folder
-        )
+    def _trainer(self, trainer: Callable[..., Trainer], task: EvaluationTask) -> Trainer:
+        line = PassLine(self.name, self.scored.num_tokens, "tokens", lambda: self._reached(task))
+        return trainer(precision="32-true", logger=False, callbacks=[line], default_root_dir=self.folder)
+
+    def _reached(self, task: EvaluationTask) -> Reached:
+        """Tokens so far, and the mean KL over them with the NFM, or else of the SAE or what is there."""
+        roles = [condition.role for condition in self.conditions]
+        shown = next((roles.index(role) for role in ("nfm", "sae") if role in roles), len(roles) - 1)
+        draws = int(task.sums.draws[shown])
+        kl = f"KL {float(task.sums.kl_sum[shown]) / draws:.4f}" if draws else ""
+        return Reached(int(task.sums.tokens_by_document.sum()), kl)
 
     def _surroundings(self, workshop: Workshop) -> Surroundings | None:
         """Read the site's surroundings if a condition asks for them."""

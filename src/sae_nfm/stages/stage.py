@@ -8,6 +8,8 @@ from sae_nfm.recipes.workshop import Workshop
 class Stage(Protocol):
     """One step of a study."""
 
+    name: str
+
     def run(self, workshop: Workshop) -> dict[str, Any]:
         """Do it with what the stages before have made, and return its part of `result.json`.
 

@@ -17,7 +17,7 @@ class Train:
     """
 
     def __init__(self, step: Step) -> None:
-        self.step = step
+        self.step, self.name = step, step.name
 
     def run(self, workshop: Workshop) -> dict[str, Any]:
         """What was trained for what, on how many tokens; and what the parts are that came of it."""

@@ -1,11 +1,14 @@
-"""What `logger=` chooses between: nothing beside the run folder, CSV files, or Weights & Biases."""
+"""What `logger=` chooses between: nothing beside the run folder, CSV files, TensorBoard, or W&B."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch.loggers import CSVLogger, Logger
+
+LOGS = "logs"
+"""Folder of the stages' curves in a run folder."""
 
 
 class Tracker:
@@ -15,18 +18,26 @@ class Tracker:
         folder: the study's run folder.
         choices: the option taken for every config group.
         settings: the resolved configuration.
+        given: keys that the command gives.
     """
 
-    def __init__(self, folder: Path, choices: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-        self.folder, self.choices, self.settings = folder, choices, settings
+    def __init__(
+        self,
+        folder: Path,
+        choices: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        given: Collection[str] = (),
+    ) -> None:
+        self.folder, self.choices, self.settings, self.given = folder, choices, settings, given
 
     @contextmanager
-    def stage(self, name: str, artifact: Path) -> Iterator[Logger | Literal[False]]:
+    def stage(self, name: str, artifact: Path, tokens_per_step: int) -> Iterator[Logger | Literal[False]]:
         """Frame a stage's training, in every process of the study.
 
         Args:
             name: `sae`, `nfm`, …
             artifact: folder of what is trained, not finished yet; on success it holds the weights at the end.
+            tokens_per_step: over all processes.
 
         Yields:
             What Lightning gives the curves to; False for nothing.
@@ -41,6 +52,6 @@ class CSVFiles(Tracker):
     """Writes `<folder>/logs/<stage>/metrics.csv`."""
 
     @contextmanager
-    def stage(self, name: str, artifact: Path) -> Iterator[Logger | Literal[False]]:
+    def stage(self, name: str, artifact: Path, tokens_per_step: int) -> Iterator[Logger]:
         """Give the stage a CSV file."""
-        yield CSVLogger(self.folder, name="logs", version=name)
+        yield CSVLogger(self.folder, name=LOGS, version=name)

@@ -1,23 +1,47 @@
 """What W&B is told of a study, under names that stay: columns, tags, summary and table."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from pathlib import PurePath
 from typing import Any
 
-from sae_nfm.report.estimates import condition_kl, estimate, lookup, number
+from sae_nfm.report.conditions import described, main_conditions, of_role
+from sae_nfm.report.estimates import estimate, lookup, number, pathology
 from sae_nfm.report.page import flatten
 from sae_nfm.report.tables import condition_rows
 
-_OF_CONDITIONS = ("ce_increase", "top1_agreement", "l2", "mse", "cosine")
-_HEADLINES = {
+_WITH_INTERVALS = {
     "reduction": ("reduction",),
-    "mse_reduction": ("mse_reduction",),
     "marginal_interaction": ("marginal_interaction", "share"),
+}
+_HEADLINES = {
+    "mse_reduction": ("mse_reduction",),
     "marginal_interaction/absolute": ("marginal_interaction", "absolute"),
     "share_of_codes_bound": ("share_of_codes_bound", "kl"),
     "pathology_change": ("pathology_change", "eps"),
 }
-_COUNTS = ("positions", "documents", "measurements")
-_PARTS = ("sae", "nfm", "timing")
+_OF_PARTS = {
+    "sae": ("explained_variance", "l0", "dead_fraction"),
+    "nfm": ("residual_explained", "interaction_share"),
+    "timing": ("wall_s",),
+}
+_UNSEEN = (
+    *(
+        "evaluation.reconstruction",
+        "evaluation.baseline",
+        "evaluation.reconstructions",
+        "evaluation.baselines",
+    ),
+    *("evaluation.matched", "evaluation.position", "evaluation.rows", "evaluation.batch_size"),
+    *("evaluation.save_tokens", "evaluation.covariance_tokens", "evaluation.bank_tokens", "evaluation.top_n"),
+    *("objectives", "stage", "sae_tuning_tokens", "tuning_tokens", "tuning_decay", "tuning_optimizer"),
+    *("logger", "callbacks", "splits", "max_tokens", "skip_positions", "lm_batch", "pool_tokens"),
+    *("corpus.packages", "corpus.document", "corpus.heading", "corpus.separator", "corpus.min_chars"),
+    *("sae.b_dec_init", "sae.auxk_coefficient", "sae.dead_after", "nfm.embed_std", "validation_tokens"),
+    *("trainer.accelerator", "trainer.strategy", "trainer.devices", "trainer.num_nodes", "checkpoint_every"),
+    *("artifacts", "verify", "plan", "profile", "optimize"),
+)
+"""Settings that hardly ever vary, or that say how rather than what."""
+_TECHNICAL = ("_target_", "_partial_", "betas", "eps", "fused")
 TABLE = (
     "condition",
     "role",
@@ -36,25 +60,54 @@ TABLE = (
 )
 
 
-def columns(settings: Mapping[str, Any], choices: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration as flat columns: `sae` is the option taken, `sae.k` a setting."""
-    return flatten(settings) | dict(choices)
+def columns(
+    settings: Mapping[str, Any], choices: Mapping[str, Any], given: Collection[str] = ()
+) -> dict[str, Any]:
+    """What studies are told apart by, as flat columns: `sae` is the option taken, `sae.k` a setting.
+
+    Settings that hardly ever vary are in the artifact `result` alone, unless the command gives them.
+
+    Args:
+        settings: the resolved configuration.
+        choices: the option taken for every config group.
+        given: keys that the command gives.
+    """
+    flat = flatten(settings)
+    chosen = {name: str(option) for name, option in choices.items() if option and "@" not in name}
+    shown = {key: value for key, value in flat.items() if key in given or _is_seen(key, value)}
+    return shown | {name: option for name, option in chosen.items() if name != "logger"}
 
 
-def tags(choices: Mapping[str, Any], more: list[str]) -> list[str]:
-    """The language model's and the ablation's options, then the user's own tags."""
-    return list(dict.fromkeys(str(tag) for tag in (choices.get("lm"), choices.get("ablation"), *more) if tag))
+def _is_seen(key: str, value: Any) -> bool:
+    is_under = any(key == name or key.startswith(f"{name}.") for name in _UNSEEN)
+    return value is not None and not is_under and key.rpartition(".")[2] not in _TECHNICAL
+
+
+def tags(settings: Mapping[str, Any], choices: Mapping[str, Any], more: list[str]) -> list[str]:
+    """The language model, the site, the experiment and the ablation, then the user's own tags."""
+    lm = choices.get("lm")
+    if lm == "local":
+        lm = PurePath(str(lookup(settings, "lm", "path"))).name
+    site = f"layer {settings['layer']} {settings['hook']}"
+    ablation = choices.get("ablation")
+    found = (lm, site, choices.get("experiment"), None if ablation == "none" else ablation, *more)
+    return list(dict.fromkeys(str(tag) for tag in found if tag))
+
+
+def condition_key(result: Mapping[str, Any], name: str) -> str:
+    """A condition's name as W&B takes it in expressions: `eps(sae)` is `eps.sae`."""
+    what = described(result, name)
+    return f"{what.baseline}.{what.reconstruction}" if what.baseline else name
 
 
 def summary(result: Mapping[str, Any]) -> dict[str, float]:
-    """The figures of a study; what it did not measure is left out.
+    """The chosen figures of a study; what it did not measure is left out, and the artifact has the rest.
 
-    Under a condition's own name, which the configuration gives it:
+    Of conditions, under the names that the configuration gives them:
 
-    - `kl/<condition>/mean`, with `ci_low`, `ci_high` and `median`: nats/token
-    - `ce_increase/<condition>`, and `top1_agreement`, `l2`, `mse`, `cosine` in the same way
-    - `pathology/<reconstruction>`: its KL over that of its ε baseline;
-      `pathology/<reconstruction>/<baseline>`: the same with the other baselines
+    - `kl/<reconstruction>`, and `kl/eps.<reconstruction>` of the SAE and the NFM: mean, nats/token
+    - `pathology/<reconstruction>`: its KL over that of its ε baseline
+    - `ce_increase/<reconstruction>`, nats/token, and `top1_agreement`: of the SAE and the NFM
 
     Of the first condition of each role, under names that stay whatever the conditions are called:
 
@@ -64,34 +117,34 @@ def summary(result: Mapping[str, Any]) -> dict[str, float]:
     - `pathology_change`: the `pathology` of the NFM less that of the SAE
     - `share_of_codes_bound`: the KL that the NFM takes off, over what a large MLP on the codes does
 
-    Of the study:
-
-    - `validation/<stage>/residual_explained`: on validation documents; `num_warnings`: of the study
-    - `sae/…`, `nfm/…`, `timing/…`, `measurements`, `positions`, `documents`: as in `result.json`
-
-    All but the counts and parts have `<name>/ci_low` and `<name>/ci_high`, where an interval was computed.
+    `reduction` and `marginal_interaction` have `<name>/ci_low` and `<name>/ci_high` as well. Of the study:
+    `sae/…`, `nfm/…`, `timing/wall_s`, `positions` and `documents` as in `result.json`, and `num_warnings`.
     """
-    estimates = {name: estimate(lookup(result, *keys)) for name, keys in _HEADLINES.items()}
-    for reconstruction, baselines in (result.get("pathology") or {}).items():
-        for baseline, ratio in baselines.items():
-            suffix = "" if baseline == "eps" else f"/{baseline}"
-            estimates[f"pathology/{reconstruction}{suffix}"] = estimate(ratio)
-    found: dict[str, float | None] = {name: number(result.get(name)) for name in _COUNTS}
+    found: dict[str, float | None] = {name: number(result.get(name)) for name in ("positions", "documents")}
     found["num_warnings"] = len(result["warnings"]) if "warnings" in result else None
-    for stage, metrics in (result.get("validation") or {}).items():
-        found[f"validation/{stage}/residual_explained"] = number(metrics.get("residual_explained"))
-    for part in _PARTS:
-        found |= {f"{part}/{key}": number(value) for key, value in (result.get(part) or {}).items()}
-    for name, measured in (result.get("conditions") or {}).items():
-        found |= {f"{key}/{name}": number(measured.get(key)) for key in _OF_CONDITIONS}
-        found[f"kl/{name}/median"] = number(lookup(measured, "kl", "median"))
-        estimates[f"kl/{name}"] = kl = condition_kl(result, name)
-        found[f"kl/{name}/mean"] = kl and kl.value
-    for name, shown in estimates.items():
-        if shown is not None:
-            value = {} if name.startswith("kl/") else {name: shown.value}
-            found |= value | {f"{name}/ci_low": shown.low, f"{name}/ci_high": shown.high}
+    for part, keys in _OF_PARTS.items():
+        found |= {f"{part}/{key}": number(lookup(result, part, key)) for key in keys}
+    found |= _of_conditions(result)
+    for name, keys in (_WITH_INTERVALS | _HEADLINES).items():
+        if (shown := estimate(lookup(result, *keys))) is not None:
+            found[name] = shown.value
+            if name in _WITH_INTERVALS:
+                found |= {f"{name}/ci_low": shown.low, f"{name}/ci_high": shown.high}
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _of_conditions(result: Mapping[str, Any]) -> dict[str, float | None]:
+    conditions = result.get("conditions") or {}
+    spliced = [n for n in conditions if described(result, n).role not in ("clean", "identity", "baseline")]
+    shown = dict.fromkeys([*main_conditions(result), *spliced])
+    found = {f"kl/{condition_key(result, n)}": number(lookup(conditions[n], "kl", "mean")) for n in shown}
+    for name in (of_role(result, role) for role in ("sae", "nfm")):
+        if name is not None:
+            ratio = pathology(result, name)
+            found[f"pathology/{name}"] = ratio and ratio.value
+            for key in ("ce_increase", "top1_agreement"):
+                found[f"{key}/{name}"] = number(conditions[name].get(key))
+    return found
 
 
 def table_rows(result: Mapping[str, Any]) -> list[Any]:

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 log = logging.getLogger(__name__)
-_X_AXIS = "trainer/global_step"
+_X_AXIS, _STEP = "tokens", "trainer/global_step"
 _GRACE = 20.0  # seconds
 
 
@@ -32,8 +32,8 @@ class WandbRun:
         WandbRun.num_open += run is not None
         self._folder = run and shlex.quote(run.settings.sync_dir)
 
-    def draw_over_steps(self) -> None:
-        """Make the training step the x-axis of all curves, also where a resumed run repeats some."""
+    def draw_over_tokens(self) -> None:
+        """Make trained tokens the x-axis of all curves, also where a resumed run repeats some."""
 
         def define(run: wandb.Run) -> None:
             run.define_metric(_X_AXIS)
@@ -41,19 +41,27 @@ class WandbRun:
 
         self._attempt("setting up", define)
 
-    def add_points(self, values: Mapping[str, float], step: int | None) -> None:
+    def add_points(self, values: Mapping[str, float], step: int | None, tokens: int | None) -> None:
         """Go on with every curve."""
-        self._attempt("logging", lambda run: run.log({**values, _X_AXIS: step}))
+        self._attempt("logging", lambda run: run.log({**values, _STEP: step, _X_AXIS: tokens}))
 
     def show(
-        self, summary: Mapping[str, float], columns: Sequence[str], rows: list[Any], images: list[Path]
+        self,
+        summary: Mapping[str, float],
+        columns: Sequence[str],
+        rows: list[Any],
+        figure: Path,
+        report: Path,
     ) -> None:
-        """Set the run's summary, and show a table `conditions` and images, each under its file's name."""
+        """Log the figures, whose last values are the summary, a table, a picture and the report's page."""
 
         def send(run: wandb.Run) -> None:
-            run.summary.update(dict(summary))
-            run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in images})
-            run.log({"conditions": wandb.Table(columns=list(columns), data=rows)})
+            shown: dict[str, Any] = {"conditions": wandb.Table(columns=list(columns), data=rows)}
+            if figure.exists():
+                shown[f"figures/{figure.stem}"] = wandb.Image(str(figure))
+            if report.exists():  # a full disk may have left it out
+                shown["report"] = wandb.Html(str(report))
+            run.log({**summary, **shown})
 
         self._attempt("sending the result", send)
 
@@ -107,11 +115,16 @@ def _tear_down() -> None:
 
 
 class Curves(Logger):
-    """Lightning's way to a W&B run."""
+    """Lightning's way to a W&B run.
 
-    def __init__(self, run: WandbRun) -> None:
+    Args:
+        run: the run.
+        tokens_per_step: over all processes.
+    """
+
+    def __init__(self, run: WandbRun, tokens_per_step: int) -> None:
         super().__init__()
-        self._run = run
+        self._run, self._tokens_per_step = run, tokens_per_step
 
     @property
     def name(self) -> None:
@@ -127,4 +140,5 @@ class Curves(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Pass on a point of every curve."""
-        self._run.add_points(metrics, step)
+        tokens = None if step is None else step * self._tokens_per_step
+        self._run.add_points(metrics, step, tokens)

@@ -3,7 +3,7 @@
 import logging
 import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
@@ -20,7 +20,7 @@ from sae_nfm.tracking.wandb_names import TABLE, columns, summary, table_rows, ta
 from sae_nfm.tracking.wandb_run import Curves, WandbRun, end_service
 
 log = logging.getLogger(__name__)
-_ID = "wandb_run_id"
+_ID, _FIGURE = "wandb_run_id", "kl_by_condition.png"
 _GROUP, _MODE, _SWEEP = "WANDB_RUN_GROUP", "WANDB_MODE", "WANDB_SWEEP_ID"
 _OF_THE_AGENT = (_SWEEP, "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH")
 
@@ -28,17 +28,19 @@ _OF_THE_AGENT = (_SWEEP, "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH")
 class WandbRuns(Tracker):
     """Sends curves, figures and the result to W&B, or keeps them for `wandb sync` where there is no API key.
 
-    Runs are grouped by the sweep, and named by the job's folder, which says what was varied. Nothing that
+    Runs are grouped by the sweep, and named by the job's folder, which says what was varied, and the stage.
+    Nothing that
     goes wrong with W&B reaches the study.
 
     Args:
         folder: the study's run folder; W&B's own files go to `wandb/` in it.
         choices: the option taken for every config group.
         settings: the resolved configuration.
+        given: keys that the command gives.
         project: of W&B.
         entity: user or team; None for the user's default.
         group: of the study's runs; None for the sweep's folder, and outside a sweep for the study's.
-        tags: beside the language model's and the ablation's options.
+        tags: beside the model, the site, the experiment and the ablation.
         offline: whether to keep everything here, though there may be a key.
         weights: whether to upload the weights of what is trained, as artifacts.
         patience: seconds to wait at the end of a run for the server to take what is left.
@@ -56,8 +58,9 @@ class WandbRuns(Tracker):
         offline: bool,
         weights: bool,
         patience: float,
+        given: Collection[str] = (),
     ) -> None:
-        super().__init__(folder, choices, settings)
+        super().__init__(folder, choices, settings, given)
         self.project, self.entity, self.tags = project, entity, list(tags)
         self.weights, self.patience = weights, patience
         self._offline = True if offline else None  # None: not looked for a key yet
@@ -67,12 +70,12 @@ class WandbRuns(Tracker):
         self._to_sync = False
 
     @contextmanager
-    def stage(self, name: str, artifact: Path) -> Iterator[Logger]:
+    def stage(self, name: str, artifact: Path, tokens_per_step: int) -> Iterator[Logger]:
         """Give the stage a run; a stage that was interrupted gets the run that it had."""
         run = WandbRun(self._open(name, self._id_of(artifact)) if rank_zero_only.rank == 0 else None)
-        run.draw_over_steps()
+        run.draw_over_tokens()
         try:
-            yield Curves(run)
+            yield Curves(run, tokens_per_step)
         except BaseException:
             run.finish(exit_code=1)
             raise
@@ -81,12 +84,13 @@ class WandbRuns(Tracker):
         run.finish()
 
     def result(self, result: Mapping[str, Any]) -> None:
-        """Give the evaluation a run, with the figures and the conditions' table."""
+        """Give the evaluation a run: chosen figures, the conditions' table, the report and `result.json`."""
         os.environ.update(self._agent)
         of_this_study = {"study": result["fingerprint"], "folder": str(self.folder.resolve())}
         run = WandbRun(self._open("evaluation", None if self._agent else fingerprint(of_this_study)))
-        figures = sorted((self.folder / "figures").glob("*.png"))
-        run.show(summary(result), TABLE, table_rows(result), figures)
+        figure, report = self.folder / "figures" / _FIGURE, self.folder / "report.html"
+        run.show(summary(result), TABLE, table_rows(result), figure, report)
+        run.keep("result", f"result-{result['fingerprint']}", self.folder / "result.json")
         run.finish()
         if self._to_sync:
             print(f"W&B: wandb sync {shlex.quote(str(self.folder / 'wandb'))}")
@@ -119,9 +123,9 @@ class WandbRuns(Tracker):
             entity=self.entity,
             group=self.group,
             job_type=job_type,
-            name=self.folder.name,
-            tags=tags(self.choices, self.tags),
-            config=columns(self.settings, self.choices),
+            name=f"{self.folder.name} {job_type}",
+            tags=tags(self.settings, self.choices, self.tags),
+            config=columns(self.settings, self.choices, self.given),
             dir=self.folder,
             id=run_id,
             resume="allow",
@@ -130,7 +134,8 @@ class WandbRuns(Tracker):
             settings=wandb.Settings(silent=True, finish_timeout=self.patience, finish_timeout_raises=True),
         )
         self._to_sync = self._to_sync or run.offline
-        log.info("W&B run of %s: %s", job_type, run.settings.sync_dir if run.offline else run.url)
+        if not run.offline:  # what is kept for later is told at the end
+            log.info("W&B run of %s: %s", job_type, run.url)
         return run
 
     def _is_offline(self) -> bool:

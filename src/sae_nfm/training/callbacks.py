@@ -1,22 +1,19 @@
 """What watches over a training run."""
 
-import logging
 import math
-import sys
-import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks import ProgressBar
 from torch import Tensor, nn
 
+from sae_nfm import progress
 from sae_nfm.measures.finite import NonFinite
 from sae_nfm.training.checkpoints import LAST, Checkpoints
-
-log = logging.getLogger(__name__)
 
 
 class StopOnNonFinite(Callback):
@@ -101,38 +98,109 @@ LOOK_EVERY = 50
 """Steps between two looks at the loss."""
 
 
-def training_callbacks(checkpoints: Path, checkpoint_every: int) -> list[Callback]:
-    """Checkpoints for resuming, the guard against a broken loss, and the progress bar."""
+def training_callbacks(stage: str, checkpoints: Path, checkpoint_every: int) -> list[Callback]:
+    """Checkpoints for resuming, the guard against a broken loss, and the line on the terminal."""
     every = max(LOOK_EVERY, checkpoint_every // LOOK_EVERY * LOOK_EVERY)
-    return [StopOnNonFinite(LOOK_EVERY, checkpoints), Checkpoints(checkpoints, every), progress_bar()]
+    return [StopOnNonFinite(LOOK_EVERY, checkpoints), Checkpoints(checkpoints, every), TrainingLine(stage)]
 
 
-def progress_bar() -> Callback:
-    """A bar on a terminal; where the output goes to a file, a line now and then."""
-    return RichProgressBar() if sys.stderr.isatty() else ProgressLines()
+class _Line(ProgressBar):
+    """A line of the terminal as Lightning's progress bar; processes but the first show none."""
 
-
-class ProgressLines(ProgressBar):
-    """A log line every half minute: step, speed and the latest validation figure."""
-
-    def __init__(self, seconds: float = 30.0) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.seconds, self._last, self._steps = seconds, time.monotonic(), 0
-        self._enabled = True
+        self._enabled, self._open = True, ExitStack()
+        self._line: progress.Line | None = None
 
     def disable(self) -> None:
-        """Say nothing, as in all processes but the first."""
+        """Show nothing."""
         self._enabled = False
+
+    def begin(self, name: str, total: int, unit: str, done: int) -> None:
+        """Show the line."""
+        if self._enabled:
+            self._line = self._open.enter_context(progress.line(name, total, unit, done))
+
+    def at(self, done: int, figure: str) -> None:
+        """Say how far it is."""
+        if self._line is not None:
+            self._line.at(done, figure)
+
+    def end(self) -> None:
+        """Leave the line as it is."""
+        self._line = None
+        self._open.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Give the terminal back."""
+        self._line = None
+        self._open.__exit__(type(exception), exception, exception.__traceback__)
+
+
+_SHORT = {"explained_variance": "EV", "residual_explained": "residual EV", "kl": "KL", "ce": "CE"}
+"""What figures are called on a line that has to fit into 80 columns; other objectives are the `loss`."""
+
+
+class TrainingLine(_Line):
+    """Tokens of a training stage, and the latest figure of its validation that chooses among weights.
+
+    Args:
+        stage: its name.
+    """
+
+    def __init__(self, stage: str) -> None:
+        super().__init__()
+        self.stage, self._figure = stage, ""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the line, from where a resumed run goes on."""
+        self._tokens: int = trainer.datamodule.tokens_per_step  # pyright: ignore[reportAttributeAccessIssue]
+        done = trainer.global_step * self._tokens
+        self.begin(self.stage, trainer.max_steps * self._tokens, "tokens", done)
+        self.at(done, self._figure)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read the figure here alone, so that no step waits for a GPU."""
+        watched = str(getattr(pl_module, "watched", ""))
+        value = trainer.callback_metrics.get(f"validation/{watched}")
+        if value is not None:
+            self._figure = f"{_SHORT.get(watched, 'loss')} {float(value):.4f}"
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Say how far training is."""
-        self._steps += 1
-        last = trainer.global_step >= trainer.max_steps
-        shown = {k: v for k, v in self.get_metrics(trainer, pl_module).items() if k != "v_num"}
-        figures = ", ".join(f"{k} {v:.4g}" for k, v in shown.items() if isinstance(v, float))
-        self._say(f"step {trainer.global_step} of {trainer.max_steps}", figures, last)
+        """Count the step's tokens."""
+        self.at(trainer.global_step * self._tokens, self._figure)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the line."""
+        self.end()
+
+
+class Reached(NamedTuple):
+    """How far a pass over held-out documents is."""
+
+    done: int
+    figure: str
+
+
+class PassLine(_Line):
+    """A pass over held-out documents.
+
+    Args:
+        name: of the pass.
+        total: what it consists of, over all processes.
+        unit: of that.
+        reached: how far it is, so far.
+    """
+
+    def __init__(self, name: str, total: int, unit: str, reached: Callable[[], Reached]) -> None:
+        super().__init__()
+        self.name, self.total, self.unit, self.reached = name, total, unit, reached
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the line."""
+        self.begin(self.name, self.total, self.unit, self.reached().done)
 
     def on_test_batch_end(
         self,
@@ -143,12 +211,10 @@ class ProgressLines(ProgressBar):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Say how far the evaluation, or what else its module is there for, has come."""
-        self._steps += 1
-        self._say(f"{getattr(pl_module, 'doing', 'evaluation')}, batch {batch_idx + 1}", "", False)
+        """Say how far it is."""
+        done, figure = self.reached()
+        self.at(min(self.total, done * trainer.world_size), figure)
 
-    def _say(self, where: str, figures: str, now: bool) -> None:
-        elapsed = time.monotonic() - self._last
-        if self._enabled and (now or elapsed > self.seconds):
-            log.info("%s, %.1f per second%s", where, self._steps / elapsed, figures and f", {figures}")
-            self._last, self._steps = time.monotonic(), 0
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the line."""
+        self.end()

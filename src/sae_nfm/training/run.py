@@ -37,18 +37,20 @@ class Run:
 
     Args:
         trainer: a Lightning `Trainer` that lacks only what follows here.
-        logger: frames a stage, given its name and folder, with what its curves are given to.
+        logger: frames a stage, given its name, folder and tokens per step, with what its curves are given to.
         gradient_clip: largest gradient norm; 0 clips nothing.
         checkpoint_every: steps between checkpoints.
         validations: how often the run looks at held-out documents.
+        callbacks: makes those of the user, anew for every stage; they may watch, and change nothing.
         ranks: the processes that share it.
     """
 
     trainer: Callable[..., Trainer]
-    logger: Callable[[str, Path], AbstractContextManager[Any]]
+    logger: Callable[[str, Path, int], AbstractContextManager[Any]]
     gradient_clip: float
     checkpoint_every: int
     validations: int
+    callbacks: Callable[[], list[Callback]] = list
     ranks: Ranks = field(default_factory=Ranks)
 
 
@@ -81,8 +83,8 @@ def train(
     first_step = 0 if last is None else _step_of(last)
     best = KeepBest(trained, task.score, first_step)
     curve = Curve(task.watched, num_steps, data.tokens_per_step, first_step)
-    with run.logger(stage, folder) as logger:
-        trainer = _trainer(run, num_steps, logger, folder, [best, curve])
+    with run.logger(stage, folder, data.tokens_per_step) as logger:
+        trainer = _trainer(stage, run, num_steps, logger, folder, [best, curve])
         if last is not None:
             log.info("%s: going on from %s, step %d", stage, last, first_step)
         if first_step % _validation_interval(run, num_steps) == 0:  # a checkpoint comes before its validation
@@ -113,11 +115,14 @@ def train(
             discard(folder / CHECKPOINTS)
 
 
-def _trainer(run: Run, num_steps: int, logger: Any, folder: Path, kept: list[Callback]) -> Trainer:
+def _trainer(
+    stage: str, run: Run, num_steps: int, logger: Any, folder: Path, kept: list[Callback]
+) -> Trainer:
+    own = [*kept, *training_callbacks(stage, folder / CHECKPOINTS, run.checkpoint_every)]
     return run.trainer(
         max_steps=num_steps,
         logger=logger,
-        callbacks=[*kept, *training_callbacks(folder / CHECKPOINTS, run.checkpoint_every)],
+        callbacks=[*own, *run.callbacks()],
         gradient_clip_val=run.gradient_clip or None,
         val_check_interval=_validation_interval(run, num_steps),
         check_val_every_n_epoch=None,

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sae_nfm import progress
 from sae_nfm.data.activations import ActivationSequence
 from sae_nfm.models.autoencoder import Autoencoder
 from sae_nfm.models.codes import Codes
@@ -39,8 +40,12 @@ def solve(
     equations = NormalEquations(
         control.num_features(d_in, d_sae), d_in, control.has_bias, autoencoder.normalizer.scale.device
     )
-    for x, codes, residual in _residuals(autoencoder, training, num_tokens):
-        equations.add(control.features(x, codes), residual)
+    done = 0
+    with progress.line("linear part", num_tokens) as line:
+        for x, codes, residual in _residuals(autoencoder, training, num_tokens):
+            equations.add(control.features(x, codes), residual)
+            done += len(residual)
+            line.at(done)
     seconds = time.perf_counter() - started
     solutions = [equations.solve(ridge) for ridge in RIDGES]
     left = torch.zeros(len(RIDGES), dtype=torch.float64)

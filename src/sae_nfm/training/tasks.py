@@ -60,13 +60,15 @@ class DictionaryTask(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the norm, of fused optimizers too, which Lightning refuses under every mixed precision."""
+        """Clip and log the norm, of fused optimizers too, which Lightning refuses under mixed precision."""
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
             scaler.unscale_(optimizer)  # Lightning leaves that to the step of a fused optimizer
+        self.log("train/lr", optimizer.param_groups[0]["lr"])
         if gradient_clip_val:
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+            norm = nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+            self.log("train/grad_norm", norm)
 
     def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
         """Seed dropout by the step, so that a resumed run draws what an uninterrupted one does."""
