@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sae_nfm.lm.cut import Cut
 from sae_nfm.lm.load import boot
+from sae_nfm.lm.placement import Placement
 from sae_nfm.lm.site import HOOKS, Prefix, Site
 from sae_nfm.settings.values import NotAllowed, checked
 from sae_nfm.store.hashes import file_hash
@@ -44,6 +45,7 @@ class LanguageModel:
             each.eval().requires_grad_(False)
         self._cut = Cut(self.model, self.bridge)
         self.layers, self.unembed = self._cut.layers, self._cut.unembed
+        self._placement = Placement(self.model, self.layers, self.unembed)
         cfg = self.bridge.cfg
         self.n_layers: int = cfg.n_layers
         self.d_model: int = cfg.d_model
@@ -54,17 +56,22 @@ class LanguageModel:
         """The model's own tokenizer."""
         return self.bridge.tokenizer
 
-    def to(self, device: torch.device | str) -> "LanguageModel":
-        """Move the weights to `device`."""
-        if torch.device(device) != self.device:
-            for each in (self.model, self.bridge):
-                nn.Module.to(each, device)
+    def to(self, device: torch.device | str, reading: Site | None = None) -> "LanguageModel":
+        """Move the weights to `device`: all of them, or those alone that reading activations takes.
+
+        The others wait on the host, until `splice` or `logits` needs them.
+
+        Args:
+            device: that computes.
+            reading: the site whose activations are read; None where the model is run to its end.
+        """
+        self._placement.put(device, None if reading is None else reading.layers_read)
         return self
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.model.parameters()).device
+        """Where it computes."""
+        return self._placement.device
 
     def signature(self) -> dict[str, Any]:
         """What identifies it: the content of a local folder, else its name and revision."""
@@ -99,6 +106,7 @@ class LanguageModel:
         Raises:
             NotAllowed: NaN or infinity is among the activations.
         """
+        self._placement.need(site.layers_read)
         prefix = self._cut.read(site, tokens.to(self.device))
         self.check_finite(prefix.activation, f"its activations at {site.name}")
         return prefix
@@ -120,6 +128,7 @@ class LanguageModel:
             resid: `Prefix.resid` of the same rows; read only where a hook has to splice.
             site: of both.
         """
+        self._placement.need()
         activation = activation.to(DTYPES[self.dtype])
         start = site.layer_entered(self.n_layers)
         if start is not None:
@@ -130,6 +139,7 @@ class LanguageModel:
     @torch.no_grad()
     def logits(self, tokens: Int64[Tensor, "block pos"]) -> Float[Tensor, "block pos d_vocab"]:
         """The plain full run."""
+        self._placement.need()
         return self.model(tokens.to(self.device), use_cache=False).logits
 
 
