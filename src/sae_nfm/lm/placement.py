@@ -45,6 +45,33 @@ class Placement:
             self.put(self.device, num_layers)
 
 
+class Spread:
+    """The same of a model that has its place once and for all, on as many devices as it is on.
+
+    Args:
+        model: the model, which takes what it is given to where its parts are.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.device = computes_on(model)
+
+    def put(self, device: torch.device | str, num_layers: int | None = None) -> None:
+        """Have what the model gives on a device; the model stays."""
+        self.device = torch.device(device)
+
+    def need(self, num_layers: int | None = None) -> None:
+        """All of it is where it computes."""
+
+
+def computes_on(module: nn.Module) -> torch.device:
+    """The device that a module computes on, though its weights may wait elsewhere until then."""
+    device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+    if device is not None:
+        return torch.device(device)
+    found = (weight.device for weight in module.parameters() if not weight.is_meta)
+    return next(found, torch.device("cpu"))
+
+
 def _move(module: nn.Module, device: torch.device, but: set[nn.Module]) -> None:
     """Move a module, without some that are in it."""
     if module not in but:
