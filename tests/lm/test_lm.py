@@ -203,7 +203,7 @@ def test_the_signature_follows_the_content_of_the_folder_and_the_dtype(lm, tmp_p
             (copy / file.name).write_bytes(file.read_bytes())
     for path in (DOCS_LM, *map(str, copies)):
         moved = LanguageModel.__new__(LanguageModel)
-        moved.path, moved.dtype = path, "float32"
+        moved.path, moved.dtype, moved.quantization = path, "float32", None
         signatures.append(moved.signature())
     assert signatures[0] == signatures[1] == signatures[2] == lm.signature()
 
@@ -212,6 +212,10 @@ def test_the_signature_follows_the_content_of_the_folder_and_the_dtype(lm, tmp_p
     assert moved.signature() != lm.signature()
     moved.path, moved.dtype = DOCS_LM, "bfloat16"
     assert moved.signature() != lm.signature()
+    quantised = []
+    for moved.quantization in (None, "8bit", "4bit"):
+        quantised.append(moved.signature())
+    assert len(set(map(str, quantised))) == 3
 
 
 def test_the_embedded_models_weights_are_found_though_some_are_tied(lm):

@@ -136,7 +136,7 @@ def artifacts_of(lm, default, corpus_file, tmp_path_factory):
         d_model, tokenizer, signature = lm.d_model, lm.tokenizer, type(lm).signature
 
         def __init__(self, cfg, company):
-            self.path, self.dtype = cfg.lm.path, cfg.lm.dtype
+            self.path, self.dtype, self.quantization = cfg.lm.path, cfg.lm.dtype, None
 
         def to(self, device):
             return self

@@ -12,6 +12,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel
 
 from sae_nfm.lm.layers import entered
+from sae_nfm.lm.placement import computes_on
 from sae_nfm.lm.site import Prefix, Site
 
 
@@ -64,7 +65,7 @@ class Cut:
             hooks.enter_context(self.layers[layer].register_forward_pre_hook(keep))
             if compute:
                 hooks.enter_context(self.layers[layer].register_forward_hook(stop))
-            self.model(tokens, use_cache=False)
+            self.model(tokens.to(computes_on(self.model)), use_cache=False)
         return read[0]
 
     def _changed(self, site: Site, change: Callable[[Any], Any]) -> RemovableHandle:
@@ -82,8 +83,8 @@ class Cut:
 
     def run_from(self, layer: int, resid: Float[Tensor, "row pos d_model"]) -> Tensor:
         """The logits of rows that enter a layer; tokens that nobody reads say where they stand."""
-        tokens = torch.zeros(resid.shape[:2], dtype=torch.int64, device=resid.device)
-        with entered(self.layers, layer, resid, self._returns_tuple):
+        tokens = torch.zeros(resid.shape[:2], dtype=torch.int64, device=computes_on(self.model))
+        with entered(self.layers, layer, resid.to(computes_on(self.layers[layer])), self._returns_tuple):
             return self.model(tokens, use_cache=False).logits
 
     def _returns_tuples(self) -> bool:
@@ -95,7 +96,8 @@ class Cut:
             raise _FarEnough
 
         with self.layers[0].register_forward_hook(stop), suppress(_FarEnough):
-            self.model(torch.zeros(1, 1, dtype=torch.int64), use_cache=False)
+            tokens = torch.zeros(1, 1, dtype=torch.int64, device=computes_on(self.model))
+            self.model(tokens, use_cache=False)
         return isinstance(found[0], tuple)
 
 
@@ -115,4 +117,5 @@ def _first(output: Tensor | tuple[Tensor, ...]) -> Tensor:
 
 
 def _instead(output: Tensor | tuple[Any, ...], activation: Tensor) -> Tensor | tuple[Any, ...]:
+    activation = activation.to(_first(output).device)
     return (activation, *output[1:]) if isinstance(output, tuple) else activation

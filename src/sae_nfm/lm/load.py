@@ -9,17 +9,18 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from sae_nfm.lm.layers import fuse_gelu
+from sae_nfm.lm.loading import Loading
 from sae_nfm.settings.values import NotAllowed
 
 _NAMED = 4  # missing weights named in an error
 
 
 class Booted(NamedTuple):
-    """One model in two forms, which share their weights."""
+    """One model in two forms, which share their weights where the model is loaded plainly."""
 
     model: PreTrainedModel
     """As `transformers` runs it, with its fastest attention."""
@@ -30,31 +31,45 @@ class Booted(NamedTuple):
 class _Loader:
     """A model class to the bridge; it keeps the model, and which weights were not found, so are random."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: str, dtype: torch.dtype, loading: Loading) -> None:
+        self.path, self.dtype, self.loading = path, dtype, loading
         self.not_found: list[str] = []
 
     def from_pretrained(self, *args: Any, **kwargs: Any) -> PreTrainedModel:
         """Load as `transformers` does; weights that are tied to others need not be found."""
-        sees = hasattr(kwargs["config"], "vision_config")
-        kind = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+        model = self._loaded(*args, **kwargs)
+        weights: dict[int, Any] = {id(parameter): parameter for parameter in model.parameters()}
+        self.model = _at_its_fastest(copy.deepcopy(model, weights))
+        return model
+
+    def from_config(self, config: PretrainedConfig, **kwargs: Any) -> PreTrainedModel:
+        """Load the model where its parts belong; the bridge gets one all of whose weights are a single 0."""
+        model = self._loaded(self.path, config=config, **self.loading.settings(self.dtype), **kwargs)
+        self.model = _at_its_fastest(model)
+        with torch.device("meta"):
+            named = _kind(config).from_config(config, **kwargs)
+        return named._apply(lambda weight: torch.zeros((), dtype=weight.dtype).expand(weight.shape))
+
+    def _loaded(self, *args: Any, **kwargs: Any) -> PreTrainedModel:
         settings = {"output_loading_info": True, "ignore_mismatched_sizes": True, **kwargs}
-        loaded: Any = kind.from_pretrained(*args, **settings)
+        loaded: Any = _kind(kwargs["config"]).from_pretrained(*args, **settings)
         model, info = loaded
         other_shapes = [f"{name} (of another shape)" for name, *_ in info["mismatched_keys"]]
         self.not_found = sorted([*info["missing_keys"], *other_shapes])
-        self.model = _with_the_same_weights(model)
         return model
 
 
-def boot(path: str, dtype: torch.dtype) -> Booted:
+def boot(path: str, dtype: torch.dtype, loading: Loading) -> Booted:
     """Load a model, quietly and whole."""
     transformers_logging.disable_progress_bar()
     logging.getLogger("transformer_lens").setLevel(logging.ERROR)
     if path.startswith((".", "/", "~")) and not Path(path).expanduser().is_dir():
         raise NotAllowed("path", path, "a Hugging Face model name or a local folder", "no such folder")
-    loader = _Loader()
+    loader = _Loader(path, dtype, loading)
     try:
-        bridge = TransformerBridge.boot_transformers(path, device="cpu", dtype=dtype, model_class=loader)
+        bridge = TransformerBridge.boot_transformers(
+            path, device="cpu", dtype=dtype, model_class=loader, load_weights=loading.is_plain
+        )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise NotAllowed(
@@ -75,12 +90,14 @@ def boot(path: str, dtype: torch.dtype) -> Booted:
     return Booted(loader.model, bridge)
 
 
-def _with_the_same_weights(model: PreTrainedModel) -> PreTrainedModel:
-    """The same model, of modules that nobody wraps."""
-    weights: dict[int, Any] = {id(parameter): parameter for parameter in model.parameters()}
-    same = copy.deepcopy(model, weights)
-    fuse_gelu(same)
-    if getattr(same.config, "attn_logit_softcapping", None) is None:  # which torch's attention does not know
+def _kind(config: PretrainedConfig) -> Any:
+    return AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
+
+
+def _at_its_fastest(model: PreTrainedModel) -> PreTrainedModel:
+    """A model of modules that nobody wraps, with torch's own operations."""
+    fuse_gelu(model)
+    if getattr(model.config, "attn_logit_softcapping", None) is None:  # which torch's attention does not know
         with suppress(ValueError):  # of architectures that have no other than their own
-            same.set_attn_implementation("sdpa")
-    return same
+            model.set_attn_implementation("sdpa")
+    return model

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sae_nfm.lm.layers import computed_again
 from sae_nfm.lm.model import LanguageModel
+from sae_nfm.lm.placement import computes_on
 from sae_nfm.lm.site import Prefix, Site
 from sae_nfm.settings.values import NotAllowed
 
@@ -76,11 +77,13 @@ class Passage:
             if self.checkpointing and activation.requires_grad:
                 stack.enter_context(computed_again(self.lm.layers, self.behind))
             final = self._final(activation, resid)
+        streams = [each.to(final.device) for each in streams]  # which a model on several devices has there
         return Reached(final, torch.stack(streams) if streams else final.new_zeros(0, *final.shape))
 
     def logits(self, final: Float[Tensor, "*token d_model"]) -> Float[Tensor, "*token d_vocab"]:
         """The logits of what the unembedding reads, in float32 or wider."""
-        logits = self.lm.unembed(final)
+        unembed = self.lm.unembed
+        logits = unembed(final.to(computes_on(unembed))).to(final.device)
         cap = getattr(self.lm.model.config, "final_logit_softcapping", None)
         logits = logits if logits.dtype == torch.float64 else logits.float()
         return logits if not cap else cap * torch.tanh(logits / cap)
@@ -103,7 +106,7 @@ class Passage:
     def _final(self, activation: Tensor, resid: Tensor) -> Tensor:
         with _stopping(self.lm.unembed) as read, suppress(_AtUnembedding):
             self.lm.splice(activation, resid, self.site)
-        return read[0]
+        return read[0].to(self.lm.device)
 
 
 class _AtUnembedding(Exception):

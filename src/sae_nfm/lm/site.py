@@ -21,6 +21,11 @@ class Site:
         """TransformerLens's name of the hook point."""
         return f"blocks.{self.layer}.hook_{self.hook}"
 
+    @property
+    def layers_read(self) -> int:
+        """How many of the model's layers compute the activation."""
+        return self.layer + (self.hook != "resid_pre")
+
     def layer_entered(self, n_layers: int) -> int | None:
         """The layer whose whole input the activation is, or None if a hook has to put it in place."""
         if self.hook == "resid_pre":

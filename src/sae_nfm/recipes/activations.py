@@ -111,7 +111,9 @@ class SiteActivations:
         }
 
     def module(self) -> ActivationModule:
-        """What a stage trains on and is validated on."""
+        """What a stage trains on and is validated on; layers behind the site leave the device."""
+        if self.company is ALONE:  # others may be behind the site
+            self.lm.to(self.lm.device, reading=self.site)
         validation_tokens = self.cfg.validation_tokens
         return ActivationModule(self._training, self.validation(0), self.pool, validation_tokens, self.seed)
 
