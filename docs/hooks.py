@@ -25,4 +25,5 @@ def on_page_content(content: str, **_: object) -> str:
 
 
 def _as_mathml(found: re.Match[str]) -> str:
-    return convert(html.unescape(found[3]), display="inline" if found[1] == "span" else "block")
+    formula = convert(html.unescape(found[3]), display="inline" if found[1] == "span" else "block")
+    return formula.replace("\\_", "_")  # as names in \text have it

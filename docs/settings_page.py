@@ -1,5 +1,6 @@
 """The page of all settings, from the comments of the files under `conf/`."""
 
+import html
 import re
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def settings_page(conf: Path) -> str:
 
 
 def _section(title: str, level: str, path: Path) -> str:
-    rows = [f"| `{key}` | {_code(value)} | {note} |" for key, value, note in settings(path.read_text())]
+    rows = [f"| {_code(key)} | {_code(value)} | {note} |" for key, value, note in settings(path.read_text())]
     table = ["| setting | value | |", "| --- | --- | --- |", *rows] if rows else []
     return "\n\n".join(
         filter(None, [f"{level} {title}", _escaped(purpose(path.read_text())), "\n".join(table)])
@@ -44,9 +45,14 @@ def purpose(text: str) -> str:
 
 
 def settings(text: str) -> list[tuple[str, str, str]]:
-    """Name, value and comment of every setting in a file, nested names joined by dots."""
+    """Name, value and comment of every setting in a file, nested names joined by dots.
+
+    A comment on a line of its own, between settings, has neither name nor value.
+    """
     found, above = [], []
     for line in text.splitlines():
+        if line.startswith("# ") and found:
+            found.append(("", "", f"**{_escaped(line[2:])}**"))
         match = _KEY.match(line)
         if match is None:
             continue
@@ -67,7 +73,7 @@ def _code(value: str) -> str:
 def _escaped(text: str) -> str:
     """Markdown that shows a comment as it is."""
     pieces = text.split("`")
-    plain = [re.sub(r"([\\|<>*_\[\]])", r"\\\1", piece) for piece in pieces[::2]]
+    plain = [re.sub(r"([\\|*_\[\]])", r"\\\1", html.escape(piece)) for piece in pieces[::2]]
     code = [piece.replace("|", "\\|") for piece in pieces[1::2]]
     mixed = [piece for pair in zip(plain, [*code, None], strict=True) for piece in pair if piece is not None]
     return "`".join(mixed)

@@ -73,6 +73,7 @@ def test_settings_are_read_with_their_comments():
     assert purpose(text) == "What for."
     assert settings(text)[0] == ("a", "1", r"one \| two")
     assert [key for key, _, _ in settings(text)] == ["a", "b.c", "d"]
+    assert settings("a: 1\n# of b\nb: 2\n")[1] == ("", "", "**of b**")
     assert r"| `sae.d_sae` | `2048` |" in settings_page(CONF)
     assert "### sae=topk" in settings_page(CONF)
 
