@@ -66,7 +66,7 @@ def settings(text: str) -> list[tuple[str, str, str]]:
 
 
 def _code(value: str) -> str:
-    shown = re.sub(r"_target_: [\w.]+\.(\w+)", r"\1", value).replace("|", "\\|")
+    shown = re.sub(r"_target_: [\w.]+\.(\w+)", r"\1", value)
     return f"`{shown}`" if shown else ""
 
 
@@ -74,6 +74,10 @@ def _escaped(text: str) -> str:
     """Markdown that shows a comment as it is."""
     pieces = text.split("`")
     plain = [re.sub(r"([\\|*_\[\]])", r"\\\1", html.escape(piece)) for piece in pieces[::2]]
-    code = [piece.replace("|", "\\|") for piece in pieces[1::2]]
-    mixed = [piece for pair in zip(plain, [*code, None], strict=True) for piece in pair if piece is not None]
+    mixed = [
+        piece
+        for pair in zip(plain, [*pieces[1::2], None], strict=True)
+        for piece in pair
+        if piece is not None
+    ]
     return "`".join(mixed)
