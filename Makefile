@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= --numprocesses auto --dist loadfile
 
-.PHONY: help install quickstart test test-all lint mutants bench clean
+.PHONY: help install quickstart test test-all lint docs mutants bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -28,6 +28,10 @@ lint: install ## ruff and pyright
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
+
+docs: install ## the documentation as a site, build/site/index.html; what is wrong in it is an error
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 mutants: install ## changes of the code that no test notices (hours)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,mutants]'

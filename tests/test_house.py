@@ -1,4 +1,4 @@
-"""The layout that the README describes: rooms import downwards, and nothing is too long to be read."""
+"""The layout of docs/architecture.md: rooms import downwards, and nothing is too long to be read."""
 
 import ast
 from pathlib import Path

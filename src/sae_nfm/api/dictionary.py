@@ -71,8 +71,9 @@ class Dictionary:
     def to(self, device: torch.device | str) -> "Dictionary":
         """Move the dictionary and its model.
 
-        >>> sae_nfm.load("runs/first").to("cpu").device
-        device(type='cpu')
+        Examples:
+            >>> sae_nfm.load("runs/first").to("cpu").device
+            device(type='cpu')
         """
         self.autoencoder.to(device)
         return self
@@ -80,17 +81,19 @@ class Dictionary:
     def tokens(self, text: str) -> Int64[Tensor, " pos"]:
         """All tokens of a text, BOS first, as the blocks of an evaluation have them.
 
-        >>> sae_nfm.load("runs/first").tokens("the shape of the array")
-        tensor([  0, 810, 570, 298, 270, 501])
+        Examples:
+            >>> sae_nfm.load("runs/first").tokens("the shape of the array")
+            tensor([  0, 810, 570, 298, 270, 501])
         """
         return text_tokens(text, self.lm.tokenizer)
 
     def encode(self, text: str | Int64[Tensor, "*block pos"]) -> Codes:
         """Values and indices of the active latents, both [pos, k]; an entry whose value is 0 is inactive.
 
-        >>> codes = sae_nfm.load("runs/first").encode("the shape of the array")
-        >>> codes.values.shape, codes.strongest(2).indices.shape
-        (torch.Size([6, 4]), torch.Size([6, 2]))
+        Examples:
+            >>> codes = sae_nfm.load("runs/first").encode("the shape of the array")
+            >>> codes.values.shape, codes.strongest(2).indices.shape
+            (torch.Size([6, 4]), torch.Size([6, 2]))
         """
         return self.parts(text).codes
 
@@ -98,9 +101,10 @@ class Dictionary:
     def parts(self, text: str | Int64[Tensor, "*block pos"]) -> Parts:
         """The activations at the site, [pos, d_model], and all that the dictionary makes of them.
 
-        >>> parts = sae_nfm.load("runs/first").parts("the shape of the array")
-        >>> parts.x.shape, parts.sae.shape, parts.interaction.shape
-        (torch.Size([6, 128]), torch.Size([6, 128]), torch.Size([6, 128]))
+        Examples:
+            >>> parts = sae_nfm.load("runs/first").parts("the shape of the array")
+            >>> parts.x.shape, parts.sae.shape, parts.interaction.shape
+            (torch.Size([6, 128]), torch.Size([6, 128]), torch.Size([6, 128]))
         """
         lm = self.lm
         return self._parts(activations_of(tokens_of(text, lm), lm, self.site))
@@ -111,11 +115,12 @@ class Dictionary:
     ) -> Float[Tensor, "*token d_model"]:
         """What stands in for activations of the site under one of `CONDITIONS`, in the model's units.
 
-        >>> dictionary = sae_nfm.load("runs/first")
-        >>> x = dictionary.parts("the shape of the array").x
-        >>> error = dictionary.reconstruct(x, condition="sae_nfm") - x
-        >>> bool(error.norm() < x.norm())
-        True
+        Examples:
+            >>> dictionary = sae_nfm.load("runs/first")
+            >>> x = dictionary.parts("the shape of the array").x
+            >>> error = dictionary.reconstruct(x, condition="sae_nfm") - x
+            >>> bool(error.norm() < x.norm())
+            True
         """
         allowed = CONDITIONS if self.nfm is not None else CONDITIONS[:2]
         if condition not in allowed:
@@ -131,9 +136,10 @@ class Dictionary:
 
         As in an evaluation by default, all positions are replaced but BOS, which keep their activation.
 
-        >>> kl = sae_nfm.load("runs/first").kl("the shape of the array", condition="sae_nfm")
-        >>> kl.shape, float(kl[0]), bool(kl[1:].min() > 0)
-        (torch.Size([6]), 0.0, True)
+        Examples:
+            >>> kl = sae_nfm.load("runs/first").kl("the shape of the array", condition="sae_nfm")
+            >>> kl.shape, float(kl[0]), bool(kl[1:].min() > 0)
+            (torch.Size([6]), 0.0, True)
         """
         lm = self.lm
         return kl_of(tokens_of(text, lm), lm, self.site, partial(self.reconstruct, condition=condition))

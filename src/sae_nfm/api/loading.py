@@ -41,12 +41,13 @@ def load(
         NotAllowed: there is no such thing, it contradicts itself or what is given, or it lacks what only you
             can say.
 
-    >>> dictionary = sae_nfm.load("runs/first")
-    >>> dictionary.sae.family, dictionary.nfm.order, dictionary.site
-    ('topk', 2, Site(layer=3, hook='resid_post'))
-    >>> published = sae_nfm.load("published/sae_lens", lm=dictionary.lm)
-    >>> published.nfm is None
-    True
+    Examples:
+        >>> dictionary = sae_nfm.load("runs/first")
+        >>> dictionary.sae.family, dictionary.nfm.order, dictionary.site
+        ('topk', 2, Site(layer=3, hook='resid_post'))
+        >>> published = sae_nfm.load("published/sae_lens", lm=dictionary.lm)
+        >>> published.nfm is None
+        True
     """
     folders = dictionaries_of(Path(path))
     published = load_published(folders.get("sae", path), file, format)

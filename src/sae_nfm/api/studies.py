@@ -34,18 +34,19 @@ def study(overrides: Sequence[str] = (), folder: str | Path | None = None) -> di
         NotAllowed: a setting is not allowed, or asks for more than one process.
         ValueError: the overrides do not compose, for another reason.
 
-    >>> result = sae_nfm.study(
-    ...     ["corpus=text", "corpus.path=text.txt", "sae.d_sae=64", "sae.k=4", "train_tokens=8192"]
-    ...     + ["pool_tokens=8192", "validation_tokens=2000", "eval_tokens=2000"]
-    ...     + ["evaluation.baselines=[eps]"],
-    ...     folder="runs/first",
-    ... )  # doctest: +ELLIPSIS
-    study: KL(clean‖spliced), nats/token, 95% intervals over documents...
-    report: runs/first/report.html
-    >>> result["sae"]["l0"]
-    4.0
-    >>> sorted(result["reduction"])
-    ['ci95', 'value']
+    Examples:
+        >>> result = sae_nfm.study(
+        ...     ["corpus=text", "corpus.path=text.txt", "sae.d_sae=64", "sae.k=4", "train_tokens=8192"]
+        ...     + ["pool_tokens=8192", "validation_tokens=2000", "eval_tokens=2000"]
+        ...     + ["evaluation.baselines=[eps]"],
+        ...     folder="runs/first",
+        ... )  # doctest: +ELLIPSIS
+        study: KL(clean‖spliced), nats/token, 95% intervals over documents...
+        report: runs/first/report.html
+        >>> result["sae"]["l0"]
+        4.0
+        >>> sorted(result["reduction"])
+        ['ci95', 'value']
     """
     register()
     with _callers_state_kept():
