@@ -140,7 +140,6 @@ AXES = (
         "a training step, k 32, batch 2,048",
         [2**i for i in range(11, 15)],
         lambda size: steps(d_sae=size),
-        "the dense pre-activations of a batch leave the cache, where their largest k are searched for",
     ),
     Axis("k", "a training step, d_sae 8,192", [8, 32, 128, 512], lambda size: steps(8192, size)),
     Axis(
@@ -156,7 +155,6 @@ AXES = (
         "the same, 8 blocks of 128",
         [2**i for i in range(13, 17)],
         lambda size: evaluated(vocabulary=size),
-        "logits that no longer fit in the cache",
     ),
     Axis(
         "conditions",
@@ -176,7 +174,6 @@ AXES = (
         "sums and findings of 10⁷ positions",
         [10**4, 10**5, LARGE[0]],
         lambda size: summed(size, LARGE[1]),
-        "sums of more documents than fit in the cache",
     ),
 )
 
@@ -215,13 +212,15 @@ def draw(found: dict[str, list[Point]], path: Path) -> None:
             styles = (*plotstyle.SERIES, (plotstyle.GRAY, "*", plotstyle.DASHED))
             for (name, points), (colour, marker, line) in zip(found.items(), styles, strict=False):
                 sizes = [point.size / points[0].size for point in points]
-                values = [max(1, getattr(p, value)) / max(1, getattr(points[0], value)) for p in points]
+                values = [getattr(point, value) / getattr(points[0], value) for point in points]
                 axes.loglog(sizes, values, color=colour, marker=marker, ls=line, label=name)
             widest = max(points[-1].size / points[0].size for points in found.values())
             axes.loglog([1, widest], [1, widest], color=plotstyle.GRAY, lw=1, zorder=0)
             axes.annotate("linear", (widest, widest), ha="right", va="bottom", color=plotstyle.GRAY)
             axes.set_xlabel("size, times the smallest")
             axes.grid(visible=True)
+            for axis in (axes.xaxis, axes.yaxis):
+                plotstyle.plain_log_ticks(axis)
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center")
         plotstyle.save(figure, path)
 

@@ -28,15 +28,26 @@ class Booted(NamedTuple):
 
 
 class _Loader:
-    """A model class to the bridge; it keeps the model, and which weights were not found, so are random."""
+    """A model class to the bridge; it keeps the model, and which weights were not found, so are random.
 
-    def __init__(self) -> None:
+    Args:
+        blank: whether only shapes are made, and no weights looked for.
+    """
+
+    def __init__(self, blank: bool) -> None:
+        self.blank = blank
         self.not_found: list[str] = []
 
     def from_pretrained(self, *args: Any, **kwargs: Any) -> PreTrainedModel:
         """Load as `transformers` does; weights that are tied to others need not be found."""
         sees = hasattr(kwargs["config"], "vision_config")
         kind = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+        if self.blank:
+            with torch.device("meta"):
+                self.model = _with_the_same_weights(
+                    kind.from_config(kwargs["config"], dtype=kwargs["torch_dtype"])
+                )
+            return self.model
         settings = {"output_loading_info": True, "ignore_mismatched_sizes": True, **kwargs}
         loaded: Any = kind.from_pretrained(*args, **settings)
         model, info = loaded
@@ -46,15 +57,22 @@ class _Loader:
         return model
 
 
-def boot(path: str, dtype: torch.dtype) -> Booted:
-    """Load a model, quietly and whole."""
+def is_config_alone(path: str) -> bool:
+    """Whether a folder describes a model and holds none of its weights."""
+    folder = Path(path).expanduser()
+    weights = (".safetensors", ".bin")
+    return (folder / "config.json").is_file() and not any(p.suffix in weights for p in folder.iterdir())
+
+
+def boot(path: str, dtype: torch.dtype, blank: bool = False) -> Booted:
+    """Load a model, quietly and whole; a blank one has shapes alone, on the device `meta`."""
     transformers_logging.disable_progress_bar()
     logging.getLogger("transformer_lens").setLevel(logging.ERROR)
     if path.startswith((".", "/", "~")) and not Path(path).expanduser().is_dir():
         raise NotAllowed("path", path, "a Hugging Face model name or a local folder", "no such folder")
-    loader = _Loader()
+    loader, device = _Loader(blank), "meta" if blank else "cpu"
     try:
-        bridge = TransformerBridge.boot_transformers(path, device="cpu", dtype=dtype, model_class=loader)
+        bridge = TransformerBridge.boot_transformers(path, device=device, dtype=dtype, model_class=loader)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise NotAllowed(

@@ -35,11 +35,13 @@ class LanguageModel:
         path: a Hugging Face model name or a local folder in its format.
         dtype: `float32`, `float64`, `bfloat16` or `float16`.
         checkpointing: whether training through it keeps the inputs of its layers alone, and computes again.
+        blank: whether it has shapes alone, as for a plan; it cannot be run.
     """
 
-    def __init__(self, path: str, dtype: Dtype, checkpointing: bool = False) -> None:
-        self.path, self.dtype, self.checkpointing = path, dtype, checkpointing
-        self.model, self.bridge = boot(path, DTYPES[dtype])
+    def __init__(self, path: str, dtype: Dtype, checkpointing: bool = False, blank: bool = False) -> None:
+        self.path, self.dtype, self.checkpointing, self.blank = path, dtype, checkpointing, blank
+        self.model, self.bridge = boot(path, DTYPES[dtype], blank)
+        self._planned_on = torch.device("cpu")
         for each in (self.model, self.bridge):
             each.eval().requires_grad_(False)
         self._cut = Cut(self.model, self.bridge)
@@ -56,15 +58,17 @@ class LanguageModel:
 
     def to(self, device: torch.device | str) -> "LanguageModel":
         """Move the weights to `device`."""
-        if torch.device(device) != self.device:
+        if self.blank:
+            self._planned_on = torch.device(device)
+        elif torch.device(device) != self.device:
             for each in (self.model, self.bridge):
                 nn.Module.to(each, device)
         return self
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.model.parameters()).device
+        """Where the weights are or, of a blank one, would be."""
+        return self._planned_on if self.blank else next(self.model.parameters()).device
 
     def signature(self) -> dict[str, Any]:
         """What identifies it: the content of a local folder, else its name and revision."""
