@@ -1,155 +1,291 @@
-"""How an evaluation's sums and findings grow over documents, positions, conditions and context.
+"""How time and memory grow with everything that a user makes larger: slopes in log-log, and a figure.
 
-Values are synthetic; sums, intervals and tests are the project's own. Seconds are of the processor, so that
-other processes on the machine do not count.
+    python benchmarks/scaling.py [--threads 1] [--axes NAME …]
+
+Every point is measured in a process of its own, forked, so that it inherits no memory that an allocator kept.
+Sums are synthetic: what is timed is what the evaluation does with the values of its tokens, and what the
+findings make of the sums. Seconds are of the processor, so that what else the machine does counts little.
 """
 
+import multiprocessing
 import time
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from memory import peak_of
 from timing import RESULTS, Bar, Report, arguments, parsed
+from transformers.utils.logging import disable_progress_bar
+from vocabulary import save_narrow_gpt2
 
+from sae_nfm.evaluation.clean import clean_run
 from sae_nfm.evaluation.condition import Condition
 from sae_nfm.findings.result import findings
 from sae_nfm.findings.summary import Summary
+from sae_nfm.lm.model import LanguageModel
+from sae_nfm.lm.site import Site
 from sae_nfm.measures.sums import EvaluationSums, TokenValues, measures
+from sae_nfm.models.saes.firing import Firing
+from sae_nfm.models.saes.topk import TopKSAE
+from sae_nfm.report import plotstyle
+from sae_nfm.training.objectives.reconstruction import Reconstruction
 
-BATCH = 16_384
-"""Positions that are added at once."""
+D_IN, BATCH = 256, 2048
+BLOCKS, CONTEXT = 8, 128
+ENOUGH = 2.0  # seconds of calls, of which the fastest counts
+LARGE = 10**6, 10**7  # documents and positions of the bar
+LAST = 3  # sizes, of the largest, that a slope is fitted to
+
+Call = Callable[[], Any]
 
 
-@dataclass(frozen=True)
-class Setting:
-    """The size of an evaluation."""
+class Point(NamedTuple):
+    """What one size took."""
 
-    documents: int = 10_000
-    positions: int = 262_144
-    conditions: int = 4
-    context: int = 128
-
-
-AXES = {
-    "documents": (10_000, 100_000, 1_000_000),
-    "positions": (262_144, 1_048_576, 4_194_304),
-    "conditions": (4, 8, 16),
-    "context": (32, 128, 512),
-}
-BASES = {"documents": Setting(positions=1_048_576)}
-"""What else is held where a document would otherwise have no position."""
-LARGEST = Setting(documents=1_000_000, positions=10_000_000)
-GIB = 2**30
+    size: int
+    seconds: float
+    """Of the processor."""
+    peak: int
+    """Bytes that resident memory rose by."""
 
 
 @dataclass(frozen=True)
-class Cost:
-    """Processor seconds of the sums and of the findings, and bytes by which memory rose."""
+class Axis:
+    """One thing that is made larger.
 
-    sums: float
-    findings: float
-    memory: int
+    Args:
+        name: of what is made larger.
+        does: what is timed, and what stays as it is.
+        sizes: ascending.
+        prepare: makes the call of a size.
+        because: why its time grows as it does; said where that is steeper than linear.
+    """
 
-
-def cost(setting: Setting, repeats: int = 3) -> Cost:
-    """What an evaluation of a size takes, apart from running the model: the least time, the most memory."""
-    found = [_cost(setting) for _ in range(repeats)]
-    return Cost(min(c.sums for c in found), min(c.findings for c in found), max(c.memory for c in found))
-
-
-def _cost(setting: Setting) -> Cost:
-    seconds: list[float] = []
-    memory = peak_of(partial(_evaluate, setting, seconds))
-    return Cost(seconds[1] - seconds[0], seconds[2] - seconds[1], memory)
+    name: str
+    does: str
+    sizes: Sequence[int]
+    prepare: Callable[[int], Call]
+    because: str = ""
 
 
-def _evaluate(setting: Setting, seconds: list[float]) -> None:
-    shape = (BATCH // setting.context, setting.context)
-    generator = torch.Generator().manual_seed(0)
-    values = torch.rand(len(measures(0)), setting.conditions, *shape, generator=generator)
+def steps(d_sae: int = 2048, k: int = 32, tokens: int = BATCH) -> Call:
+    """Training steps of a TopK SAE on so many tokens."""
+    sae, firing, objective = TopKSAE(D_IN, d_sae, k), Firing(d_sae), Reconstruction()
+    x = torch.randn(BATCH, D_IN)
+    sae.initialize_(x)
+    optimizer = torch.optim.Adam(sae.parameters(), lr=1e-9, fused=True)
+
+    def call() -> None:
+        for _ in range(tokens // BATCH):
+            attempt = sae.attempt(x, firing)
+            loss = sum(attempt.terms.values(), start=objective.of_activation(x, attempt.reconstruction))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            sae.after_step_()
+
+    return call
+
+
+def evaluated(context: int = CONTEXT, vocabulary: int = 4096, width: int = 64) -> Call:
+    """A batch of blocks through a narrow GPT-2, cut at a site, and measured."""
+    with TemporaryDirectory() as folder:
+        save_narrow_gpt2(Path(folder), width, layers=4, vocabulary=vocabulary, context=context)
+        lm, site = LanguageModel(folder, "float32"), Site(1, "resid_post")
+    tokens = torch.randint(4096, (BLOCKS, context))
+
+    def call() -> None:
+        prefix = lm.prefix(tokens, site)
+        clean_run(lm, site, tokens, prefix, prefix.activation, 0, None)
+
+    return call
+
+
+def summed(documents: int = 10_000, positions: int = 1_000_000, conditions: int = 3) -> Call:
+    """Sums over synthetic positions, and all findings of them; documents are as long as each other."""
+    known = [Condition("clean", "clean", None, None, None, 1), Condition("sae", "sae", "sae", None, None, 1)]
+    known += [Condition(f"nfm_{i}", "nfm", f"nfm_{i}", None, None, 1) for i in range(conditions - 2)]
+    names, batch = measures(0), 32 * CONTEXT
+    values = torch.rand(len(names), conditions, 32, CONTEXT)
     values[:, 0] = 0
-    every = torch.ones(shape, dtype=torch.bool)
-    sums = EvaluationSums(measures(0), setting.conditions, setting.context, setting.documents)
-    seconds.append(time.process_time())
-    for start in range(0, setting.positions, BATCH):
-        at = torch.arange(start, start + BATCH).view(shape)
-        scored = every & (at < setting.positions)
-        documents = at.clamp_max(setting.positions - 1) * setting.documents // setting.positions
-        draws = [kl[None] for kl in values[0]]
-        sums.update(TokenValues(values, draws, scored, scored, documents))
-    seconds.append(time.process_time())
-    findings(Summary(_conditions(setting.conditions), sums.compute(), 0))
-    seconds.append(time.process_time())
+    everywhere = torch.ones(32, CONTEXT, dtype=torch.bool)
+
+    def call() -> None:
+        sums = EvaluationSums(names, conditions, CONTEXT, documents)
+        for first in range(0, positions, batch):
+            document = torch.arange(first, first + batch).clamp_(max=positions - 1) * documents // positions
+            values[:, 1:] = values[:, 1:].roll(1, dims=-1)
+            by_document = TokenValues(
+                values, list(values[0].unsqueeze(1)), everywhere, everywhere, document.view(32, CONTEXT)
+            )
+            sums.update(by_document)
+        findings(Summary(known, sums.compute(), 0))
+
+    return call
 
 
-def _conditions(num: int) -> list[Condition]:
-    roles = ["clean", "sae", "nfm", *("control" for _ in range(num - 3))]
-    return [Condition(f"{role}_{i}", role, f"{role}_{i}", None, None, 1) for i, role in enumerate(roles)]
+AXES = (
+    Axis(
+        "tokens",
+        "training steps of a TopK SAE, d_sae 2,048",
+        [2**i for i in range(13, 17)],
+        lambda size: steps(tokens=size),
+    ),
+    Axis(
+        "d_sae",
+        "a training step, k 32, batch 2,048",
+        [2**i for i in range(11, 15)],
+        lambda size: steps(d_sae=size),
+    ),
+    Axis("k", "a training step, d_sae 8,192", [8, 32, 128, 512], lambda size: steps(8192, size)),
+    Axis(
+        "context",
+        "8 blocks through a GPT-2 of width 64, and measured",
+        [128, 256, 512, 1024, 2048],
+        lambda size: evaluated(context=size),
+        "attention of every position to all before it, 2·2·context·d_model operations a position, which in "
+        "so narrow a model soon outweigh its weights",
+    ),
+    Axis(
+        "vocabulary",
+        "the same, 8 blocks of 128",
+        [2**i for i in range(13, 17)],
+        lambda size: evaluated(vocabulary=size),
+    ),
+    Axis(
+        "conditions",
+        "sums and findings of 200,000 positions",
+        [4, 8, 16, 32],
+        lambda size: summed(positions=200_000, conditions=size),
+        "every pair of conditions is counted: Σ of products, and how often one is worse than the other",
+    ),
+    Axis(
+        "positions",
+        "sums and findings, 10,000 documents",
+        [10**5, 10**6, LARGE[1]],
+        lambda size: summed(positions=size),
+    ),
+    Axis(
+        "documents",
+        "sums and findings of 10⁷ positions",
+        [10**4, 10**5, LARGE[0]],
+        lambda size: summed(size, LARGE[1]),
+    ),
+)
 
 
-def slope(sizes: tuple[int, ...], costs: list[float]) -> float:
-    """Least-squares exponent of cost over size."""
-    return float(np.polyfit(np.log(sizes), np.log(costs), 1)[0])
+def measured(axis: Axis, size: int) -> Point:
+    """The first call's memory, and the time of the fastest in about a second."""
+    call = axis.prepare(size)
+    began = time.process_time()
+    peak = peak_of(call)
+    fastest = time.process_time() - began
+    while time.process_time() - began < ENOUGH:
+        started = time.process_time()
+        call()
+        fastest = min(fastest, time.process_time() - started)
+    return Point(size, fastest, peak)
 
 
-def draw(measured: dict[str, list[Cost]]) -> None:
-    """`results/scaling.png`: a panel an axis."""
-    figure, panels = plt.subplots(1, len(measured), figsize=(12, 3), sharey=True, layout="constrained")
-    for panel, (axis, costs) in zip(panels, measured.items(), strict=True):
-        panel.loglog(AXES[axis], [c.sums for c in costs], "o-", label="sums")
-        panel.loglog(AXES[axis], [c.findings for c in costs], "s-", label="findings")
-        panel.set_xticks(AXES[axis], [f"{size:,}" for size in AXES[axis]])
-        panel.minorticks_off()
-        panel.set_xlabel(axis)
-    panels[0].set_ylabel("processor seconds")
-    panels[0].legend(frameon=False)
-    figure.savefig(RESULTS / "scaling.png", dpi=150)
+def _measured(number: int, size: int) -> Point:
+    return measured(AXES[number], size)
+
+
+def slope(sizes: Sequence[float], values: Sequence[float]) -> float:
+    """Of the largest sizes in log-log: 1 is linear, 0 is no growth at all."""
+    x, y = (np.log(np.maximum(column, 1e-12))[-LAST:] for column in (sizes, values))
+    return float(np.polyfit(x, y, 1)[0])
+
+
+def draw(found: dict[str, list[Point]], path: Path) -> None:
+    """Time and memory of every axis, over how many times larger than at its smallest it is."""
+    with plotstyle.styled():
+        figure = plotstyle.new_figure(12, 5.2)
+        for axes, title, value in zip(
+            figure.subplots(1, 2), ("time", "peak memory"), ("seconds", "peak"), strict=True
+        ):
+            axes.set_title(f"{title}, times that of the smallest")
+            styles = (*plotstyle.SERIES, (plotstyle.GRAY, "*", plotstyle.DASHED))
+            for (name, points), (colour, marker, line) in zip(found.items(), styles, strict=False):
+                sizes = [point.size / points[0].size for point in points]
+                values = [getattr(point, value) / getattr(points[0], value) for point in points]
+                axes.loglog(sizes, values, color=colour, marker=marker, ls=line, label=name)
+            widest = max(points[-1].size / points[0].size for points in found.values())
+            axes.loglog([1, widest], [1, widest], color=plotstyle.GRAY, lw=1, zorder=0)
+            axes.annotate("linear", (widest, widest), ha="right", va="bottom", color=plotstyle.GRAY)
+            axes.set_xlabel("size, times the smallest")
+            axes.grid(visible=True)
+            for axis in (axes.xaxis, axes.yaxis):
+                plotstyle.plain_log_ticks(axis)
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center")
+        plotstyle.save(figure, path)
+
+
+def explained(name: str, because: str, grows: float) -> str:
+    """A sentence on what is steeper than linear; what nobody explained says so."""
+    return f"{name} (slope {grows:.2f}): {because or 'UNEXPLAINED'}."
+
+
+def publish(found: dict[str, list[Point]], name: str) -> None:
+    """The table, the bars and the figure."""
+    axes = {axis.name: axis for axis in AXES}
+    grows = {
+        each: [
+            slope([p.size for p in points], [getattr(p, what) for p in points]) for what in Point._fields[1:]
+        ]
+        for each, points in found.items()
+    }
+    steep = [explained(each, axes[each].because, time) for each, (time, _) in grows.items() if time > 1.1]
+    bars = []
+    for point in found.get("documents", [])[-1:]:
+        what = f"of {LARGE[0]:,} documents and {LARGE[1]:,} positions"
+        bars = [
+            Bar(f"seconds of sums and findings {what}", point.seconds, 60.0, at_least=False),
+            Bar(f"GiB {what}", point.peak / 2**30, 2.0, at_least=False),
+        ]
+    draw(found, RESULTS / f"{name}.png")
+    Report(
+        name=name,
+        title="How time and memory grow",
+        columns=("", "what is timed", "from", "to", "seconds", "MB", "slope of time", "slope of memory"),
+        rows=[
+            [each, axes[each].does, points[0].size, points[-1].size, _ends(points, "seconds", 1),
+             _ends(points, "peak", 1e6), *(round(value, 2) for value in grows[each])]
+            for each, points in found.items()
+        ],
+        bars=bars,
+        notes=[
+            f"Slopes in log-log, by least squares through the {LAST} largest sizes: 1 is linear. Memory is "
+            "what the first call adds to the process, state included where the call makes it.",
+            *(["Steeper than linear:", *steep] if steep else ["Nothing is steeper than linear."]),
+            f"![time and memory over size]({name}.png)",
+        ],
+        figures={each: [point._asdict() for point in points] for each, points in found.items()},
+    ).publish()  # fmt: skip
+
+
+def _ends(points: list[Point], what: str, unit: float) -> str:
+    return " → ".join(f"{getattr(point, what) / unit:.3g}" for point in (points[0], points[-1]))
 
 
 def main() -> None:
-    """Measure every axis and the largest evaluation."""
-    parsed(arguments(__doc__))
-    cost(Setting(), repeats=1)  # what only a first call does
-    measured = {
-        axis: [cost(replace(BASES.get(axis, Setting()), **{axis: size})) for size in sizes]
-        for axis, sizes in AXES.items()
-    }
-    largest = cost(LARGEST, repeats=1)
-    rows = [
-        [axis, " ".join(f"{size:,}" for size in AXES[axis]), costs[-1].sums, costs[-1].findings,
-         costs[-1].memory / 2**20, slope(AXES[axis], [c.sums for c in costs]),
-         slope(AXES[axis], [c.findings for c in costs])]
-        for axis, costs in measured.items()
-    ]  # fmt: skip
-    size = f"{LARGEST.documents:,} documents, {LARGEST.positions:,} positions"
-    draw(measured)
-    Report(
-        name="scaling",
-        title="How an evaluation's sums and findings grow",
-        columns=("axis", "sizes", "sums s", "findings s", "MiB", "slope of sums", "slope of findings"),
-        rows=rows,
-        bars=[
-            Bar(f"seconds of {size}", largest.sums + largest.findings, 60, at_least=False),
-            Bar(f"GiB of {size}", largest.memory / GIB, 2, at_least=False),
-        ],
-        notes=[
-            "Seconds are the processor's, and with MiB those of the largest size; slopes are log-log. Of"
-            " three calls it is the least time and the most memory; of the largest evaluation there is one.",
-            "MiB is what memory rose by: near 0 where the call found what earlier ones had left free.",
-            "Over conditions the findings are steeper than linear at small numbers because C conditions"
-            " without baselines make 2C − 5 paired tests, 3 of 4 but 27 of 16.",
-        ],
-        figures={
-            "largest": asdict(largest),
-            **{axis: [asdict(c) for c in costs] for axis, costs in measured.items()},
-        },
-    ).publish()
+    """Measure axis by axis, and write the table and the figure."""
+    parser = arguments(__doc__)
+    names = [axis.name for axis in AXES]
+    parser.add_argument("--axes", nargs="+", choices=names, default=names)
+    args = parsed(parser)
+    disable_progress_bar()
+    found: dict[str, list[Point]] = {}
+    with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
+        for number, axis in enumerate(AXES):
+            if axis.name in args.axes:
+                found[axis.name] = [pool.apply(_measured, (number, size)) for size in axis.sizes]
+                print(axis.name, found[axis.name], flush=True)
+    publish(found, args.name or "scaling")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from sae_nfm.evaluation.task import Settings
 from sae_nfm.findings.warnings import FEW_DOCUMENTS
 from sae_nfm.interop.fits import check_fits
 from sae_nfm.interop.published import Published
+from sae_nfm.lm.load import is_config_alone
 from sae_nfm.lm.model import LanguageModel
 from sae_nfm.lm.passage import Passage
 from sae_nfm.lm.site import Site
@@ -68,8 +69,13 @@ _MUCH = 1e9  # bytes
 
 
 def language_model(cfg: DictConfig, company: Company = ALONE) -> LanguageModel:
-    """The frozen model, checked to have the site, the context length and the tokens that are asked for."""
-    lm: LanguageModel = company.kept(fingerprint({"lm": plain(cfg.lm)}), lambda: made(cfg.lm))
+    """The frozen model, checked to have the site, the context length and the tokens that are asked for.
+
+    For a plan, a folder without weights will do.
+    """
+    blank = cfg.plan and is_config_alone(cfg.lm.path)
+    which = fingerprint({"lm": plain(cfg.lm), "blank": blank})
+    lm: LanguageModel = company.kept(which, lambda: made(cfg.lm, blank=blank))
     lm.check(site(cfg), cfg.context)
     if cfg.evaluation.top_n > lm.d_vocab:
         allowed = f"0 to {lm.d_vocab}, the tokens of {lm.path}"
@@ -252,6 +258,8 @@ def scored_blocks(
 def _check_memory(cfg: DictConfig, asked: Iterable[Reconstruction], workshop: Workshop) -> None:
     """Raise a `NotAllowed` where a linear part will not fit; say what it takes, where that is much."""
     solved_first = cfg.nfm is not None and cfg.nfm.linear and cfg.nfm.fit != "together"
+    if workshop.activations.lm.blank:
+        return  # planned for another machine than this
     if solved_first or any("latent_solution" in each.needs for each in asked):
         device = workshop.activations.lm.device
         check_memory(workshop.order.sae.d_sae, device)
@@ -269,6 +277,8 @@ def _check_passages(workshop: Workshop) -> None:
 
 def _check_passage(workshop: Workshop, reads_streams: bool) -> None:
     at = workshop.activations
+    if at.lm.blank:
+        return
     passage = Passage(at.lm, at.site, reads_streams)
     passage.check(at.lm.prefix(at.splits.test.tokens([0]), at.site))
 

@@ -34,7 +34,8 @@ class Cut:
         assert isinstance(layers, nn.ModuleList)
         self.layers = layers
         self.unembed = model.get_submodule(_name_of(bridge.unembed))
-        self._returns_tuple = self._returns_tuples()
+        blank = next(model.parameters()).is_meta  # such a model is not run
+        self._returns_tuple = not blank and self._returns_tuples()
 
     def read(self, site: Site, tokens: Int64[Tensor, "block pos"]) -> Prefix:
         """Run the model up to a site."""

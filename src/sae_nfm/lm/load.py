@@ -37,7 +37,7 @@ class _Loader:
 
     def from_pretrained(self, *args: Any, **kwargs: Any) -> PreTrainedModel:
         """Load as `transformers` does; weights that are tied to others need not be found."""
-        model = self._loaded(*args, **kwargs)
+        model = self._shapes(**kwargs) if self.loading.blank else self._loaded(*args, **kwargs)
         weights: dict[int, Any] = {id(parameter): parameter for parameter in model.parameters()}
         self.model = _at_its_fastest(copy.deepcopy(model, weights))
         return model
@@ -50,6 +50,10 @@ class _Loader:
             named = _kind(config).from_config(config, **kwargs)
         return named._apply(lambda weight: torch.zeros((), dtype=weight.dtype).expand(weight.shape))
 
+    def _shapes(self, config: PretrainedConfig, torch_dtype: torch.dtype, **kwargs: Any) -> PreTrainedModel:
+        with torch.device("meta"):
+            return _kind(config).from_config(config, dtype=torch_dtype)
+
     def _loaded(self, *args: Any, **kwargs: Any) -> PreTrainedModel:
         settings = {"output_loading_info": True, "ignore_mismatched_sizes": True, **kwargs}
         loaded: Any = _kind(kwargs["config"]).from_pretrained(*args, **settings)
@@ -59,16 +63,23 @@ class _Loader:
         return model
 
 
+def is_config_alone(path: str) -> bool:
+    """Whether a folder describes a model and holds none of its weights."""
+    folder = Path(path).expanduser()
+    weights = (".safetensors", ".bin")
+    return (folder / "config.json").is_file() and not any(p.suffix in weights for p in folder.iterdir())
+
+
 def boot(path: str, dtype: torch.dtype, loading: Loading) -> Booted:
     """Load a model, quietly and whole."""
     transformers_logging.disable_progress_bar()
     logging.getLogger("transformer_lens").setLevel(logging.ERROR)
     if path.startswith((".", "/", "~")) and not Path(path).expanduser().is_dir():
         raise NotAllowed("path", path, "a Hugging Face model name or a local folder", "no such folder")
-    loader = _Loader(path, dtype, loading)
+    loader, device = _Loader(path, dtype, loading), "meta" if loading.blank else "cpu"
     try:
         bridge = TransformerBridge.boot_transformers(
-            path, device="cpu", dtype=dtype, model_class=loader, load_weights=loading.is_plain
+            path, device=device, dtype=dtype, model_class=loader, load_weights=loading.is_plain
         )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]

@@ -23,6 +23,7 @@ class Loading:
         max_memory: of every device, as in `{0: 20GiB, cpu: 60GiB}`; None is what is free.
         offload_folder: for weights that are on disk.
         quantization: `8bit` or `4bit`, by bitsandbytes; None leaves them as they are in the files.
+        blank: whether only shapes are made, and no weights looked for.
 
     Raises:
         NotAllowed: the settings contradict each other, or a package or a device for them is missing.
@@ -32,6 +33,7 @@ class Loading:
     max_memory: dict[int | str, int | str] | None
     offload_folder: str | None
     quantization: Quantization
+    blank: bool = False
 
     def __post_init__(self) -> None:
         if self.device_map is None:
@@ -48,7 +50,7 @@ class Loading:
     @property
     def is_plain(self) -> bool:
         """Whether the model is as it is in its files, and can be moved about."""
-        return self.device_map is None and self.quantization is None
+        return self.blank or (self.device_map is None and self.quantization is None)
 
     def settings(self, dtype: torch.dtype) -> dict[str, Any]:
         """What `from_pretrained` is to be told."""

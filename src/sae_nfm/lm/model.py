@@ -12,7 +12,7 @@ from sae_nfm.lm.checks import check_site, not_finite
 from sae_nfm.lm.cut import Cut
 from sae_nfm.lm.load import boot
 from sae_nfm.lm.loading import DeviceMap, Loading, Quantization
-from sae_nfm.lm.placement import Placement, Spread, computes_on
+from sae_nfm.lm.placement import Nowhere, Placement, Spread, computes_on
 from sae_nfm.lm.site import Prefix, Site
 from sae_nfm.settings.values import checked
 from sae_nfm.store.hashes import file_hash
@@ -39,6 +39,7 @@ class LanguageModel:
         dtype: `float32`, `float64`, `bfloat16` or `float16`.
         checkpointing: whether training through it keeps the inputs of its layers alone, and computes again.
         device_map, max_memory, offload_folder, quantization: as `Loading` takes them.
+        blank: whether it has shapes alone, as for a plan; it cannot be run.
 
     Raises:
         NotAllowed: it cannot be loaded, or not so.
@@ -53,20 +54,27 @@ class LanguageModel:
         max_memory: dict[int | str, int | str] | None = None,
         offload_folder: str | None = None,
         quantization: Quantization = None,
+        blank: bool = False,
     ) -> None:
-        self.path, self.dtype = path, dtype
+        self.path, self.dtype, self.blank = path, dtype, blank
         self.checkpointing, self.quantization = checkpointing, quantization
-        loading = Loading(device_map, max_memory, offload_folder, quantization)
+        loading = Loading(device_map, max_memory, offload_folder, quantization, blank)
         self.model, self.bridge = boot(path, DTYPES[dtype], loading)
         for each in (self.model, self.bridge):
             each.eval().requires_grad_(False)
         self._cut = Cut(self.model, self.bridge)
         self.layers, self.unembed = self._cut.layers, self._cut.unembed
-        plain = loading.is_plain
-        self._placement = Placement(self.model, self.layers, self.unembed) if plain else Spread(self.model)
+        self._placement = self._placed(loading)
         cfg, self.tokenizer = self.bridge.cfg, cast(PreTrainedTokenizerFast, self.bridge.tokenizer)
         self.n_layers, self.d_model = int(cfg.n_layers), int(cfg.d_model)
         self.d_vocab, self.n_ctx = int(cfg.d_vocab), int(cfg.n_ctx)
+
+    def _placed(self, loading: Loading) -> Placement | Spread | Nowhere:
+        if loading.blank:
+            return Nowhere()
+        if loading.is_plain:
+            return Placement(self.model, self.layers, self.unembed)
+        return Spread(self.model)
 
     def to(self, device: torch.device | str, reading: Site | None = None) -> "LanguageModel":
         """Move the weights to `device`: all of them, or those alone that reading activations takes.

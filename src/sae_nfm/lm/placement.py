@@ -63,6 +63,20 @@ class Spread:
         """All of it is where it computes."""
 
 
+class Nowhere:
+    """The same of a model that has shapes alone."""
+
+    def __init__(self) -> None:
+        self.device = torch.device("cpu")
+
+    def put(self, device: torch.device | str, num_layers: int | None = None) -> None:
+        """Say where it would be."""
+        self.device = torch.device(device)
+
+    def need(self, num_layers: int | None = None) -> None:
+        """It cannot be run."""
+
+
 def computes_on(module: nn.Module) -> torch.device:
     """The device that a module computes on, though its weights may wait elsewhere until then."""
     device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)

@@ -88,14 +88,20 @@ def operations(planned: Planned, model: Model, layer: int) -> float:
 
     A backward pass counts twice as much as the pass forward; through frozen layers it counts once.
     """
-    demand, autoencoder = planned.demand, planned.demand.autoencoder
-    each = model.prefix(layer)
-    if autoencoder is not None:
-        sae = autoencoder.sae
-        each += 2.0 * sae.d_in * sae.d_sae * (3 if "sae" in demand.parts else 1)
+    demand = planned.demand
+    each = model.prefix(layer) + of_dictionary(planned)
     if demand.through_model:
         each += 3 * model.suffix(layer)
     return each * demand.tokens
+
+
+def of_dictionary(planned: Planned) -> float:
+    """The dictionary's own per token."""
+    demand = planned.demand
+    if demand.autoencoder is None:
+        return 0.0
+    sae = demand.autoencoder.sae
+    return 2.0 * sae.d_in * sae.d_sae * (3 if "sae" in demand.parts else 1)
 
 
 def disk(planned: Iterable[Planned], activations: SiteActivations) -> dict[str, int]:

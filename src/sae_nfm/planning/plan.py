@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Column, Table
 
-from sae_nfm.lm.model import LanguageModel
+from sae_nfm.lm.model import DTYPES, LanguageModel
 from sae_nfm.models.least_squares import free_bytes
 from sae_nfm.planning.costs import (
     Memory,
@@ -19,7 +19,7 @@ from sae_nfm.planning.costs import (
     resident_bytes,
     training_memory,
 )
-from sae_nfm.planning.timing import measured
+from sae_nfm.planning.timing import estimated, measured, speed_of_products
 from sae_nfm.planning.workshop import Planned, PlannedWorkshop
 from sae_nfm.recipes.recipe import Demand
 from sae_nfm.settings.values import NotAllowed
@@ -50,6 +50,8 @@ class Plan(NamedTuple):
     memory: int
     """Bytes at most, on the device that computes."""
     device: str
+    speed: float | None = None
+    """Operations a second by which time was estimated, where the model has no weights to be run with."""
 
     def as_json(self) -> dict[str, Any]:
         """As plain numbers."""
@@ -73,6 +75,7 @@ class Plan(NamedTuple):
             },
             "disk": self.disk,
             "memory": self.memory,
+            "operations_per_s": self.speed,
         }
 
 
@@ -86,8 +89,13 @@ def plan_of(stages: Sequence[Stage], workshop: PlannedWorkshop) -> Plan:
         stage.obtain(workshop)
     at = workshop.activations
     base, model = resident_bytes(at.lm.device), Model.of(at.lm, at.cfg.context)
-    speeds = measured(workshop.planned, at)
-    layer = at.site.layer
+    layer, speed = at.site.layer, None
+    if at.lm.blank:
+        base += model.parameters
+        speed = speed_of_products(at.lm.device, DTYPES[at.lm.dtype])
+        speeds = estimated(workshop.planned, model, layer, speed)
+    else:
+        speeds = measured(workshop.planned, at)
     lines = [
         Line(each, operations(each, model, layer), speeds.of(each), training_memory(each, at))
         for each in workshop.planned
@@ -105,10 +113,10 @@ def plan_of(stages: Sequence[Stage], workshop: PlannedWorkshop) -> Plan:
     )
     memory = base + max(line.memory.total for line in [*lines, judged])
     written = disk(workshop.planned, at)
-    plan = Plan(
-        lines, judged, scored.num_tokens, counted * scored.num_tokens, written, memory, str(at.lm.device)
-    )
-    _refuse_what_has_no_room(plan, workshop, base)
+    measurements, device = counted * scored.num_tokens, str(at.lm.device)
+    plan = Plan(lines, judged, scored.num_tokens, measurements, written, memory, device, speed)
+    if not at.lm.blank:  # which will run on another machine
+        _refuse_what_has_no_room(plan, workshop, base)
     return plan
 
 
@@ -155,11 +163,11 @@ def _there(folder: Path) -> Path:
 
 def print_plan(plan: Plan) -> None:
     """Say what would be made, what is there, and what it takes."""
-    numbers = [Column(name, justify="right") for name in ("tokens", "FLOPs", "time")]
+    numbers = [Column(name, justify="right") for name in ("tokens", "FLOPs", "tokens/s", "time")]
     table = Table(Column("artifact", overflow="fold"), "", *numbers)
     for line in plan.lines:
         made = "there" if line.planned.there else "to make"
-        figures = ("", "", "") if line.planned.there else _figures(line.planned.demand.tokens, line)
+        figures = ("", "", "", "") if line.planned.there else _figures(line.planned.demand.tokens, line)
         table.add_row(f"{line.planned.name} ({line.planned.kind}/{line.planned.fingerprint})", made, *figures)
     table.add_row("evaluation", "to do", *_figures(plan.positions, plan.evaluation))
     console = Console()
@@ -170,11 +178,21 @@ def print_plan(plan: Plan) -> None:
     print(f"measurements: {plan.measurements:,}")
     print(f"disk: {_bytes(sum(plan.disk.values()))}{kinds and f' ({kinds})'}, and the run's folder")
     print(f"memory: {_bytes(plan.memory)} on {plan.device}")
-    print(f"time: {_duration(seconds)}, by a few seconds' measurement on this machine")
+    print(f"time: {_duration(seconds)}, by {_measured_by(plan)}")
 
 
-def _figures(tokens: int, line: Line) -> tuple[str, str, str]:
-    return f"{tokens:,}", f"{line.operations:.1e}", _duration(line.seconds)
+def _measured_by(plan: Plan) -> str:
+    if plan.speed is None:
+        return "a few seconds' measurement on this machine"
+    return (
+        f"operations at the {plan.speed / _GB:,.0f} GFLOP/s of this machine's matrix products: the model's "
+        "folder holds no weights"
+    )
+
+
+def _figures(tokens: int, line: Line) -> tuple[str, str, str, str]:
+    per_second = f"{tokens / line.seconds:.3g}" if line.seconds else ""
+    return f"{tokens:,}", f"{line.operations:.1e}", per_second, _duration(line.seconds)
 
 
 def _bytes(size: float) -> str:

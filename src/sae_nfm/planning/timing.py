@@ -1,4 +1,7 @@
-"""Seconds that tokens take, by a short measurement of the very things that the study does."""
+"""Seconds that tokens take, by a short measurement of the very things that the study does.
+
+Of a model without weights: by operations, and how fast this machine multiplies matrices.
+"""
 
 import time
 from collections.abc import Callable
@@ -7,12 +10,14 @@ from typing import Any, NamedTuple
 import torch
 
 from sae_nfm.models.saes.firing import Firing
+from sae_nfm.planning.costs import Model, of_dictionary
 from sae_nfm.planning.workshop import Planned
 from sae_nfm.recipes.activations import SiteActivations
 from sae_nfm.training.objectives.reconstruction import Reconstruction
 from sae_nfm.training.parts import make, train_only
 
 _ENOUGH = 1.0  # seconds of a measurement
+_WIDTH = 2048  # of the matrices that are multiplied
 
 
 class Speeds(NamedTuple):
@@ -48,6 +53,25 @@ def measured(planned: list[Planned], activations: SiteActivations) -> Speeds:
     }
     reading = _seconds(lambda: lm.prefix(tokens, activations.site))
     return Speeds(reading / tokens.numel(), suffix / rows.numel(), steps)
+
+
+def estimated(planned: list[Planned], model: Model, layer: int, speed: float) -> Speeds:
+    """From what is counted.
+
+    Args:
+        planned: everything that is to be made.
+        model: what the language model takes.
+        layer: of the site.
+        speed: operations a second.
+    """
+    steps = {each.name: of_dictionary(each) / speed for each in planned}
+    return Speeds(model.prefix(layer) / speed, model.suffix(layer) / speed, steps)
+
+
+def speed_of_products(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations a second of a product of two matrices."""
+    a, b = (torch.randn(_WIDTH, _WIDTH, device=device).to(dtype) for _ in range(2))
+    return 2 * _WIDTH**3 / _seconds(lambda: a @ b)
 
 
 def _step(planned: Planned, x: torch.Tensor, device: torch.device) -> Callable[[], Any]:
