@@ -29,9 +29,12 @@ lint: install ## ruff and pyright
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 
-docs: install ## the documentation as a site, build/site/index.html; what is wrong in it is an error
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
+docs: .venv/.docs ## the documentation as a site, build/site/index.html; what is wrong in it is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+.venv/.docs: .venv/.installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
+	touch $@
 
 mutants: install ## changes of the code that no test notices (hours)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,mutants]'
