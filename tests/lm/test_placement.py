@@ -3,6 +3,8 @@
 The device `meta` holds no numbers: as the host it shows what is never touched, as the device what is brought.
 """
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -10,6 +12,8 @@ from random_lms import LAYERS, folder_of
 from sae_nfm.lm.model import LanguageModel
 from sae_nfm.lm.placement import Placement
 from sae_nfm.lm.site import HOOKS, Site
+from sae_nfm.recipes.activations import SiteActivations
+from sae_nfm.store.company import ALONE, Together
 
 TOKENS = torch.arange(24).view(2, 12)
 
@@ -85,3 +89,18 @@ def test_weights_come_back_as_they_were(lm):
 
 def test_a_placement_begins_where_the_model_is(lm):
     assert Placement(lm.model, lm.layers, lm.unembed).device == lm.device == torch.device("cpu")
+
+
+@pytest.mark.parametrize(("company", "waits"), [(ALONE, True), (Together(1), False)])
+def test_training_on_activations_leaves_the_rest_on_the_host(lm, company, waits):
+    class Read(SiteActivations):
+        _training = None
+
+        def validation(self, seed):
+            return SimpleNamespace(tokens_per_round=1)
+
+    lm._placement.host = torch.device("meta")
+    cfg = SimpleNamespace(validation_tokens=1, seed=0)
+    read = Read(cfg, None, lm, Site(0, "resid_post"), None, None, SimpleNamespace(batch=1), company)
+    read.module()
+    assert bytes_on("meta", lm.model) == waits * sum(map(size, [*lm.layers[1:], lm.unembed]))

@@ -44,7 +44,10 @@ class _Loader:
 
     def from_config(self, config: PretrainedConfig, **kwargs: Any) -> PreTrainedModel:
         """Load the model where its parts belong; the bridge gets one all of whose weights are a single 0."""
-        model = self._loaded(self.path, config=config, **self.loading.settings(self.dtype), **kwargs)
+        try:
+            model = self._loaded(self.path, config=config, **self.loading.settings(self.dtype), **kwargs)
+        except (AssertionError, ImportError, RuntimeError, ValueError) as error:  # torch asserts a device
+            raise self.loading.refused(error) from error
         self.model = _at_its_fastest(model)
         with torch.device("meta"):
             named = _kind(config).from_config(config, **kwargs)
@@ -81,6 +84,8 @@ def boot(path: str, dtype: torch.dtype, loading: Loading) -> Booted:
         bridge = TransformerBridge.boot_transformers(
             path, device=device, dtype=dtype, model_class=loader, load_weights=loading.is_plain
         )
+    except NotAllowed:
+        raise
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise NotAllowed(

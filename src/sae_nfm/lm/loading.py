@@ -62,6 +62,13 @@ class Loading:
         }
         return {"dtype": dtype, **{name: value for name, value in given.items() if value is not None}}
 
+    def refused(self, error: Exception) -> NotAllowed:
+        """The error for what cannot be done with a model, or on this machine."""
+        setting = "device_map" if self.quantization is None else "quantization"
+        allowed = "null, or what transformers can do with this model on this machine"
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return NotAllowed(setting, getattr(self, setting), allowed, reason)
+
     def _quantization_config(self, dtype: torch.dtype) -> Any:
         if self.quantization is None:
             return None
