@@ -73,7 +73,7 @@ def boot(path: str, dtype: torch.dtype, blank: bool = False) -> Booted:
     loader, device = _Loader(blank), "meta" if blank else "cpu"
     try:
         bridge = TransformerBridge.boot_transformers(path, device=device, dtype=dtype, model_class=loader)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, NotImplementedError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise NotAllowed(
             "path",
