@@ -1,8 +1,8 @@
-"""What `plan=true` says that a study takes, against what the study then takes, in fresh stores.
+"""What `plan=true` says that a study takes, against what the study then takes.
 
     python benchmarks/plan.py [--settings NAME …]
 
-Memory is the peak of the study's process, disk is what it adds to the store.
+Memory is the peak of the study's process, disk is what it adds to a store that has tokens alone.
 """
 
 import json
@@ -63,10 +63,12 @@ def size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def compared(name: str) -> tuple[Taken, Taken]:
-    """The plan of a setting, and what became of it."""
+def compared(name: str, tokens: Path) -> tuple[Taken, Taken]:
+    """The plan of a setting, and what became of it; tokens are kept for the next one."""
     with TemporaryDirectory() as folder:
         store = Path(folder, "store")
+        store.mkdir()
+        (store / "tokens").symlink_to(tokens)
         overrides = [*COMMAND, *SETTINGS[name], f"artifacts={store}"]
         return planned(overrides, Path(folder, "plan")), taken(overrides, Path(folder, "study"), store)
 
@@ -88,9 +90,10 @@ def main() -> None:
     parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
     args = parsed(parser)
     found = {}
-    for name in args.settings:
-        found[name] = compared(name)
-        print(name, *found[name], flush=True)
+    with TemporaryDirectory() as tokens:
+        for name in args.settings:
+            found[name] = compared(name, Path(tokens))
+            print(name, *found[name], flush=True)
     Report(
         name=args.name or "plan",
         title="What plan=true says, and what the study takes",

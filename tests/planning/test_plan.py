@@ -1,15 +1,22 @@
 """`plan=true`: what it lists is what the study then makes, and it makes nothing itself."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
+import torch
+from transformers import LlamaConfig
 
+from random_lms import folder_of
+from sae_nfm.lm.load import is_config_alone
+from sae_nfm.lm.model import LanguageModel
 from sae_nfm.planning import plan as planning
-from sae_nfm.planning.costs import Memory
+from sae_nfm.planning.costs import Memory, Model, resident_bytes
 from sae_nfm.planning.plan import Line, Plan
 from sae_nfm.planning.workshop import Planned
 from sae_nfm.recipes.recipe import Demand
+from sae_nfm.settings.schema import ASSETS
 from sae_nfm.settings.values import NotAllowed
 from tiny_studies import Suite
 
@@ -56,6 +63,62 @@ def test_what_it_lists_is_what_is_made(tmp_path, corpus_file, overrides):
     assert again["disk"] == {}
     assert "memory: " in printed
     assert not (tmp_path / "plan" / "result.json").exists()
+
+
+def test_a_model_without_weights_is_planned_from_its_configuration(tmp_path, corpus_file):
+    suite, folder = Suite(tmp_path, corpus_file), tmp_path / "lm"
+    folder.mkdir()
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(folder_of("llama") / name, folder / name)
+    here = planned_by(suite, f"lm.path={folder_of('llama')}")[0]
+    elsewhere, printed = planned_by(suite, f"lm.path={folder}")
+    assert elsewhere["disk"] == here["disk"]
+    assert elsewhere["evaluation"]["operations"] == here["evaluation"]["operations"]
+    costs = [
+        [(each["tokens"], each["operations"]) for each in plan["artifacts"].values()]
+        for plan in (here, elsewhere)
+    ]
+    assert costs[0] == costs[1]
+    assert here["operations_per_s"] is None
+    speed = elsewhere["operations_per_s"]
+    sae = elsewhere["artifacts"]["sae"]
+    assert sae["seconds"] == pytest.approx(sae["operations"] / speed)
+    assert "the model's folder holds no weights" in printed
+    with pytest.raises(NotAllowed, match=rf"path={folder}: cannot be loaded"):
+        LanguageModel(str(folder), "float32")
+
+
+def test_a_model_that_cannot_be_planned_without_its_weights_is_refused(tmp_path):
+    """GPT-2's queries, keys and values are one weight, which TransformerLens splits."""
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(ASSETS / "docs_lm" / name, tmp_path / name)
+    with pytest.raises(
+        NotAllowed, match=rf"path={tmp_path}: cannot be loaded \(TransformerLens cannot split"
+    ):
+        LanguageModel(str(tmp_path), "float32", blank=True)
+
+
+def test_a_model_of_shapes_takes_no_memory_but_says_what_it_would(tmp_path):
+    """Half of Llama-3-70B."""
+    config = LlamaConfig(
+        hidden_size=8192, num_hidden_layers=40, num_attention_heads=64, num_key_value_heads=8,
+        intermediate_size=28672, vocab_size=128256,
+    )  # fmt: skip
+    config.architectures = ["LlamaForCausalLM"]
+    config.save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(ASSETS / "docs_lm" / name, tmp_path / name)
+    assert is_config_alone(str(tmp_path))
+    before = resident_bytes(torch.device("cpu"))
+    lm = LanguageModel(str(tmp_path), "bfloat16", blank=True).to("cpu")
+    assert resident_bytes(torch.device("cpu")) - before < 1e9
+    layer = 8192 * (2 * 8192 + 2 * 1024 + 3 * 28672 + 2)
+    numbers = 40 * layer + 2 * 128256 * 8192 + 8192
+    model = Model.of(lm, 128)
+    assert model.parameters == 2 * numbers
+    attention = 2 * 2 * 8192 * 64
+    assert model.prefix(19) == 20 * (2 * layer + attention)
+    assert model.suffix(19) == 20 * (2 * layer + attention) + 2 * 8192 * 128256
 
 
 def plan_of(memory, disk):

@@ -86,7 +86,7 @@ def boot(path: str, dtype: torch.dtype, loading: Loading) -> Booted:
         )
     except NotAllowed:
         raise
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, NotImplementedError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise NotAllowed(
             "path",
