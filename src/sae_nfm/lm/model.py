@@ -12,7 +12,7 @@ from sae_nfm.lm.checks import check_site, not_finite
 from sae_nfm.lm.cut import Cut
 from sae_nfm.lm.load import boot
 from sae_nfm.lm.loading import DeviceMap, Loading, Quantization
-from sae_nfm.lm.placement import Nowhere, Placement, Spread, computes_on
+from sae_nfm.lm.placement import computes_on, placed
 from sae_nfm.lm.site import Prefix, Site
 from sae_nfm.settings.values import checked
 from sae_nfm.store.hashes import file_hash
@@ -64,17 +64,10 @@ class LanguageModel:
             each.eval().requires_grad_(False)
         self._cut = Cut(self.model, self.bridge)
         self.layers, self.unembed = self._cut.layers, self._cut.unembed
-        self._placement = self._placed(loading)
+        self._placement = placed(loading, self.model, self.layers, self.unembed)
         cfg, self.tokenizer = self.bridge.cfg, cast(PreTrainedTokenizerFast, self.bridge.tokenizer)
         self.n_layers, self.d_model = int(cfg.n_layers), int(cfg.d_model)
         self.d_vocab, self.n_ctx = int(cfg.d_vocab), int(cfg.n_ctx)
-
-    def _placed(self, loading: Loading) -> Placement | Spread | Nowhere:
-        if loading.blank:
-            return Nowhere()
-        if loading.is_plain:
-            return Placement(self.model, self.layers, self.unembed)
-        return Spread(self.model)
 
     def to(self, device: torch.device | str, reading: Site | None = None) -> "LanguageModel":
         """Move the weights to `device`: all of them, or those alone that reading activations takes.

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from sae_nfm.lm.loading import Loading
+
 
 class Placement:
     """Where the weights of a model are, all of them on one device at most.
@@ -75,6 +77,15 @@ class Nowhere:
 
     def need(self, num_layers: int | None = None) -> None:
         """It cannot be run."""
+
+
+def placed(
+    loading: Loading, model: nn.Module, layers: nn.ModuleList, unembed: nn.Module
+) -> Placement | Spread | Nowhere:
+    """Where the weights of a model are that is loaded so."""
+    if loading.blank:
+        return Nowhere()
+    return Placement(model, layers, unembed) if loading.is_plain else Spread(model)
 
 
 def computes_on(module: nn.Module) -> torch.device:
