@@ -105,7 +105,7 @@ def test_a_process_that_is_killed_goes_on_where_it_was(tmp_path, corpus_file):
 def test_jobs_go_in_groups_that_have_room(tmp_path, corpus_file):
     suite = Suite(tmp_path, corpus_file)
     room = "hydra.launcher.gigabytes=0.000001"
-    status, printed = suite.run("sae.d_sae=32,64", "nfm=none", room, *TOGETHER, sweep=True)
+    status, printed = suite.run("sae.d_sae=32,64", room, *TOGETHER, sweep=True)
     assert status == 0, printed
     said = (suite.folder / "sweep" / "together_0.log").read_text()
     assert re.findall(r"group (\d) of 2: 1 jobs, (\d\.\d\d) GB beside the model \(of 0\.00\)", said)
