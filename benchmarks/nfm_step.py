@@ -1,13 +1,12 @@
 """One training step of the NFM: from the active latents alone, or with all latents written out."""
 
 import multiprocessing
-import re
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from memory import peak_of
 from timing import Bar, Report, arguments, interleaved, parsed, speedup
 from torch import Tensor
 
@@ -91,18 +90,12 @@ def gradient_difference(shape: Shape) -> float:
 def peak_memory(name: str, shape: Shape) -> float:
     """MiB by which two steps raise the peak of resident memory, gradients and Adam's state included."""
     step = step_of(name, shape)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak becomes what is resident now
-    before = _status("VmHWM")
-    step()
-    step()
-    return _status("VmHWM") - before
 
+    def two_steps() -> None:
+        step()
+        step()
 
-def _status(field: str) -> float:
-    """A field of this process's memory in MiB."""
-    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found
-    return int(found[1]) / 1024
+    return peak_of(two_steps) / 2**20
 
 
 def in_own_process(name: str, shape: Shape) -> float:

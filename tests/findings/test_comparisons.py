@@ -48,16 +48,6 @@ def summary_by_role(roles, names=None):
     return summary_of(tokens, named=named)
 
 
-@pytest.fixture
-def tokens():
-    return Tokens()
-
-
-@pytest.fixture
-def summary(tokens):
-    return summary_of(tokens)
-
-
 def test_paired_tests(tokens, summary):
     (test,) = paired_tests(summary, [("sae", "sae_nfm")])
     a, b = tokens.of("sae", "kl"), tokens.of("sae_nfm", "kl")

@@ -11,16 +11,6 @@ from sae_nfm.measures.divergence import TOP_N
 from scored_tokens import CONTEXT, DRAWS, NAMES, TOP, Tokens, interval, summary_of
 
 
-@pytest.fixture
-def tokens():
-    return Tokens()
-
-
-@pytest.fixture
-def summary(tokens):
-    return summary_of(tokens)
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_the_kl_of_a_condition(tokens, summary, name):
     draws = tokens.kl_draws[name][:, tokens.scored].ravel()

@@ -10,16 +10,6 @@ from scored_tokens import CONTEXT, Tokens, interval, summary_of
 BINS = [(1, 1), (2, 3), (4, 5)]  # of 7 positions: the first is never scored, the last is left out
 
 
-@pytest.fixture
-def tokens():
-    return Tokens()
-
-
-@pytest.fixture
-def summary(tokens):
-    return summary_of(tokens)
-
-
 def in_bin(tokens, values, first, last):
     """Σ of a per-token array within a bin, by document; documents are fewer than groups."""
     position = np.arange(CONTEXT)

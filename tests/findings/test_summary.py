@@ -7,16 +7,6 @@ from scipy import stats
 from scored_tokens import CONTEXT, DOCUMENTS, NAMES, Tokens, interval, summary_of
 
 
-@pytest.fixture
-def tokens():
-    return Tokens()
-
-
-@pytest.fixture
-def summary(tokens):
-    return summary_of(tokens)
-
-
 def test_ratios_reductions_and_differences(tokens, summary):
     sae, nfm = tokens.by_document("sae"), tokens.by_document("sae_nfm")
     ratio, reduction = summary.ratio("kl", "sae_nfm", "sae"), summary.reduction("kl", "sae_nfm", "sae")
