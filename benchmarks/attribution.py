@@ -14,12 +14,10 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from hydra import compose, initialize_config_dir
+from study import study
 from timing import Bar, Report, arguments, parsed
 from vocabulary import save_narrow_gpt2
 
-from sae_nfm import config
-from sae_nfm.__main__ import CONFIG_DIR
 from sae_nfm.attribution import choosing
 from sae_nfm.recipes.workshop import Workshop
 from sae_nfm.stages.attribute import Attribute
@@ -35,15 +33,11 @@ CHEAP = (
 )  # fmt: skip
 
 
-class Study:
+class Trained:
     """A study whose dictionaries are trained, ready to be evaluated and attributed."""
 
     def __init__(self, overrides: list[str], folder: Path) -> None:
-        config.register()
-        with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
-            cfg = config.check(compose("study", [*STUDY, *overrides]))
-        self.workshop: Workshop = config.workshop(cfg, config.tracker(cfg, folder, {}), config.ranks(cfg))
-        stages = config.stages(cfg, self.workshop, folder)
+        _, self.workshop, stages = study([*STUDY, *overrides], folder)
         self.evaluate = next(stage for stage in stages if isinstance(stage, Evaluate))
         self.attribute = next(stage for stage in stages if isinstance(stage, Attribute))
         for stage in stages:
@@ -64,8 +58,10 @@ def compared(positions: int) -> tuple[float, float]:
     """Seconds of the evaluation and of the attribution."""
     with TemporaryDirectory() as folder:
         where = [f"eval_tokens={positions}", f"artifacts={folder}/artifacts"]
-        study = Study(where, Path(folder))
-        return seconds_of(study.evaluate, study.workshop), seconds_of(study.attribute, study.workshop)
+        trained = Trained(where, Path(folder))
+        stages = (trained.evaluate, trained.attribute)
+        evaluation, attribution = (seconds_of(stage, trained.workshop) for stage in stages)
+        return evaluation, attribution
 
 
 def peak(positions: int) -> int:
@@ -79,9 +75,9 @@ def attribute_only(positions: int) -> None:
     with TemporaryDirectory() as folder:
         save_narrow_gpt2(Path(folder, "lm"), width=32, layers=2, vocabulary=4096)
         where = [f"lm.path={folder}/lm", f"eval_tokens={positions}", f"artifacts={folder}/artifacts"]
-        study = Study([*CHEAP, *where], Path(folder))
+        trained = Trained([*CHEAP, *where], Path(folder))
         choosing.SHARES = choosing.SHARES[-1:]
-        study.attribute.run(study.workshop)
+        trained.attribute.run(trained.workshop)
     print(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 

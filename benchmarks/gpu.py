@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from study import study
 from timing import Bar, Report, parsed
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -97,23 +98,13 @@ def published_shape(studies: Studies) -> dict[str, Any]:
 
 def by_part(studies: Studies) -> str:
     """Where the time of a quick study goes, by operation."""
-    from hydra import compose, initialize_config_dir
-
-    from sae_nfm import config
-    from sae_nfm.__main__ import CONFIG_DIR
-    from sae_nfm.tracking.trackers import Tracker
-
-    config.register()
     where = [f"artifacts={studies.folder}/artifacts", f"trainer={studies.accelerator}", "seed=1"]
-    with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
-        cfg = compose("study", [*QUICK, *where, "train_tokens=40960", "eval_tokens=4096"])
-    cfg = config.check(cfg)
-    ranks = config.ranks(cfg)
-    workshop = config.workshop(cfg, Tracker(studies.folder, {}, {}), ranks)
-    on_gpu = ranks.device.type == "cuda"
+    sizes = ["train_tokens=40960", "eval_tokens=4096"]
+    _, workshop, stages = study([*QUICK, *where, *sizes], studies.folder)
+    on_gpu = workshop.activations.lm.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with profile(activities=activities) as seen:
-        for stage in config.stages(cfg, workshop, studies.folder):
+        for stage in stages:
             stage.run(workshop)
     key = "self_cuda_time_total" if on_gpu else "self_cpu_time_total"
     return seen.key_averages().table(sort_by=key, row_limit=25)

@@ -13,17 +13,13 @@ import time
 from pathlib import Path
 
 import torch
-from hydra import compose, initialize_config_dir
 from memory import peak_of
 from operations import GPT2_SMALL, OPENLLAMA_3B, Shape, allowed_speedup
 from published import PublishedEvaluation, exact_kl
+from study import study
 from timing import Bar, Report, arguments, parsed
 from transformers import AutoModelForCausalLM
 from vocabulary import VOCABULARY, save_narrow_gpt2
-
-from sae_nfm import config
-from sae_nfm.__main__ import CONFIG_DIR
-from sae_nfm.recipes.workshop import Workshop
 
 DRAWS, BATCH = 5, 8
 OVERRIDES = [
@@ -41,12 +37,7 @@ class Ours:
     """
 
     def __init__(self, overrides: list[str], folder: Path) -> None:
-        config.register()
-        with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
-            self.cfg = config.check(compose("study", [*OVERRIDES, *overrides]))
-        tracker = config.tracker(self.cfg, folder, {})
-        self.workshop: Workshop = config.workshop(self.cfg, tracker, config.ranks(self.cfg))
-        *dictionaries, self.evaluate = config.stages(self.cfg, self.workshop, folder)
+        self.cfg, self.workshop, (*dictionaries, self.evaluate) = study([*OVERRIDES, *overrides], folder)
         for stage in dictionaries:
             stage.run(self.workshop)
         self.workshop.autoencoder.eval()
