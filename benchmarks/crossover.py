@@ -15,15 +15,13 @@ from torch import Tensor, nn
 
 from sae_nfm.models import codes
 from sae_nfm.models.codes import inner_products, summed, transposed_sum
-from sae_nfm.models.crossover import CROSSOVERS, Crossover
+from sae_nfm.models.crossover import CROSSOVERS, Crossover, products
 from sae_nfm.models.saes.firing import Firing
 from sae_nfm.models.saes.topk import TopKSAE
 from sae_nfm.training.objectives.reconstruction import Reconstruction
 
 DENSE = "plain dense torch"
 ALWAYS, NEVER = Crossover(0.0, 0.0, 0.0), Crossover(2.0, 2.0, 2.0)
-SHARES = (32, 16, 8, 4, 2)
-"""d_sae / k."""
 
 
 class PlainTopK(nn.Module):
@@ -84,7 +82,7 @@ def in_either_way(act: Callable[[], Tensor], rounds: int) -> float:
 
         return run
 
-    device = torch.get_default_device().type
+    device = products(torch.get_default_device())
     chosen = CROSSOVERS[device]
     try:
         seconds = interleaved({"active": by(NEVER), "all": by(ALWAYS)}, rounds)
@@ -98,7 +96,7 @@ def operations(args: argparse.Namespace) -> list[list[object]]:
     return [
         [f"{name}, width {width}", *(
             in_either_way(operation(name, width, args.d_sae, args.d_sae // share, args.batch), args.rounds)
-            for share in SHARES
+            for share in args.shares
         )]
         for name in Crossover._fields
         for width in (64, 256, 768)
@@ -128,21 +126,28 @@ def _row(what: str, seconds: dict[str, list[float]]) -> list[object]:
 
 def main() -> None:
     """Measure both tables and write them."""
-    args = parsed(arguments(__doc__, d_sae=8192, batch=1024, rounds=5))
-    found = steps(args)
-    shares = markdown(
-        ("active alone is faster by, at k/d_sae", *(f"1/{share}" for share in SHARES)), operations(args)
-    )
+    parser = arguments(__doc__, d_sae=8192, batch=1024, rounds=5)
+    parser.add_argument("--multiply", choices=("float32", "TF32", "bfloat16"), default="float32")
+    parser.add_argument("--shares", type=int, nargs="+", default=[32, 16, 8, 4, 2], help="d_sae / k")
+    args = parsed(parser)
+    torch.set_float32_matmul_precision("high" if args.multiply == "TF32" else "highest")
+    with torch.autocast(args.device, torch.bfloat16, enabled=args.multiply == "bfloat16"):
+        found = steps(args)
+        shares = markdown(
+            ("active alone is faster by, at k/d_sae", *(f"1/{share}" for share in args.shares)),
+            operations(args),
+        )
+        chosen = CROSSOVERS[products(torch.device(args.device))]
     Report(
         name=args.name or "crossover",
-        title="Steps on codes against plain dense torch, float32, "
+        title=f"Steps on codes against plain dense torch, {args.multiply}, "
         f"{args.device}, d_sae {args.d_sae}, {args.batch} tokens",
         columns=("", "sae_nfm, ms", f"{DENSE}, ms", "sae_nfm is faster by"),
         rows=found,
         bars=[Bar(f"{row[0]}: speed against plain dense torch", float(str(row[-1])), 1.0) for row in found],
         notes=[
             "Above 1 the active latents alone are faster. `models/crossover.py` writes all out from these "
-            f"shares on: {CROSSOVERS[args.device]._asdict()}; at most {codes.DENSE:,} numbers at once.",
+            f"shares on: {chosen._asdict()}; at most {codes.DENSE[args.device]:,} numbers at once.",
         ],
         figures={},
         sections=[shares],

@@ -48,10 +48,10 @@ def activations(d_in: int, batch: int, num_batches: int) -> list[Tensor]:
 def timed(family: str, args: argparse.Namespace, batches: list[Tensor]) -> Timed:
     """All contestants of a family in turn."""
     sizes = (args.d_sae, args.l0, batches)
-    contestants: dict[str, Step] = {MINE: our_step(family, *sizes)}
+    contestants: dict[str, Step] = {MINE: our_step(family, *sizes, args.bf16)}
     if family == "topk":
         contestants[SPARSIFY] = sparsify_step(*sizes)
-    contestants |= sae_lens_steps(family, *sizes)
+    contestants |= sae_lens_steps(family, *sizes, args.bf16)
     seconds = interleaved(contestants, args.rounds, args.calls, warm_up=2)
     return Timed(seconds, {name: float(step.l0) for name, step in contestants.items()})
 
@@ -59,6 +59,8 @@ def timed(family: str, args: argparse.Namespace, batches: list[Tensor]) -> Timed
 def encoder_seconds(args: argparse.Namespace, x: Tensor) -> float:
     """The pre-activations alone, which no TopK step can leave out."""
     weight, bias = torch.randn(args.d_sae, args.d_in), torch.zeros(args.d_sae)
+    if args.bf16:
+        weight, bias, x = weight.bfloat16(), bias.bfloat16(), x.bfloat16()
     product = {"encoder": lambda: torch.addmm(bias, x, weight.t())}
     return min(interleaved(product, args.rounds, args.calls, warm_up=2)["encoder"])
 
@@ -102,6 +104,7 @@ def main() -> None:
     """Time the steps in turn and write the table."""
     parser = arguments(__doc__, d_in=256, d_sae=8192, l0=32, batch=2048, rounds=8, calls=1)
     parser.add_argument("--families", nargs="+", choices=list(OURS), default=list(OURS))
+    parser.add_argument("--bf16", action="store_true", help="multiply in bfloat16, as sparsify always does")
     args = parsed(parser)
     torch.manual_seed(0)
     batches = activations(args.d_in, args.batch, 4)
@@ -123,7 +126,7 @@ def report(args: argparse.Namespace, found: dict[str, Timed], difference: float,
     )
     Report(
         name=args.name or "sae_step",
-        title=f"SAE training step, float32, {args.device}, "
+        title=f"SAE training step, {'bfloat16 products' if args.bf16 else 'float32'}, {args.device}, "
         + ", ".join(f"{name} {getattr(args, name)}" for name in ("d_in", "d_sae", "l0", "batch")),
         columns=("", "ms/step", "tokens/s", "sae_nfm is faster by", "median over rounds", "L0"),
         rows=[

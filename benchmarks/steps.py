@@ -74,9 +74,9 @@ SAE_LENS: dict[str, tuple[Any, Any, dict[str, dict[str, Any]]]] = {
 }
 
 
-def our_step(family: str, d_sae: int, l0: int, batches: list[Tensor]) -> Step:
+def our_step(family: str, d_sae: int, l0: int, batches: list[Tensor], bf16: bool = False) -> Step:
     """What `SAETask` and Lightning do in a step, written out without Lightning; no latent counts as dead."""
-    d_in = batches[0].shape[1]
+    d_in, device = batches[0].shape[1], batches[0].device.type
     sae, normalizer = OURS[family](d_in, d_sae, l0), Normalizer(d_in)
     normalizer.fit(batches[0])
     sae.initialize_(normalizer(batches[0]))
@@ -86,9 +86,10 @@ def our_step(family: str, d_sae: int, l0: int, batches: list[Tensor]) -> Step:
     stream = itertools.cycle(batches)
 
     def step() -> None:
-        x = normalizer(next(stream))
-        attempt = sae.attempt(x, firing)
-        loss = sum(attempt.terms.values(), start=objective.of_activation(x, attempt.reconstruction))
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+            x = normalizer(next(stream))
+            attempt = sae.attempt(x, firing)
+            loss = sum(attempt.terms.values(), start=objective.of_activation(x, attempt.reconstruction))
         firing.count(attempt.fired, attempt.l0, len(x))
         firing.tokens_since.zero_()
         optimizer.zero_grad()
@@ -103,8 +104,10 @@ def our_step(family: str, d_sae: int, l0: int, batches: list[Tensor]) -> Step:
     return step
 
 
-def sae_lens_steps(family: str, d_sae: int, l0: int, batches: list[Tensor]) -> dict[str, Step]:
-    """`SAETrainer.step`, with its defaults but for the batch size, and what `fit` counts."""
+def sae_lens_steps(
+    family: str, d_sae: int, l0: int, batches: list[Tensor], bf16: bool = False
+) -> dict[str, Step]:
+    """`SAETrainer.step`, with its defaults but for batch size and precision, and what `fit` counts."""
     size, d_in = batches[0].shape
     of_family, config_of_family, variants = SAE_LENS[family]
     device = str(torch.get_default_device())
@@ -118,7 +121,12 @@ def sae_lens_steps(family: str, d_sae: int, l0: int, batches: list[Tensor]) -> d
         sae = of_family(config_of_family(**settings, **variant))
         at_l0_(family, sae, batches[0], l0)
         config = SAETrainerConfig(
-            total_training_samples=10**9, train_batch_size_samples=size, lr=LR, lr_end=LR / 10, device=device
+            total_training_samples=10**9,
+            train_batch_size_samples=size,
+            lr=LR,
+            lr_end=LR / 10,
+            device=device,
+            autocast=bf16,
         )
         stream: Iterator[Tensor] = itertools.cycle(batches)
         trainer = SAETrainer(config, sae, stream)

@@ -169,6 +169,8 @@ def describe_machine() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     found["cpu"] = f"{_processor()} ({os.cpu_count()} cores, {torch.get_num_threads()} threads)"
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
     command = [f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]
     found["command"] = " ".join(re.sub(r"^([^/]*=)?/.*/", r"\1", part) for part in command)
     return found

@@ -126,7 +126,8 @@ def pool(cfg: DictConfig) -> Pool:
 
 
 def workshop(cfg: DictConfig, tracker: Tracker, ranks: Ranks, company: Company = ALONE) -> Workshop:
-    """Where the study's things are made."""
+    """Where the study's things are made, and how exactly this process multiplies."""
+    torch.set_float32_matmul_precision(cfg.matmul_precision)
     store = Store(cfg.artifacts or tracker.folder / "artifacts", ranks, cfg.verify, company)
     at, how = activations(cfg, store, ranks.device, company), run(cfg, tracker, ranks)
     trained = trained_sae(cfg, at, how) if is_trained_here(cfg) else None

@@ -5,7 +5,7 @@ import math
 import platform
 import subprocess
 from collections.abc import Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +51,17 @@ def environment(device: torch.device) -> dict[str, Any]:
     )
     return {
         "python": platform.python_version(),
-        **{package: version(package) for package in _PACKAGES},
+        **{package: _version(package) for package in _PACKAGES},
         "device": f"{device.type}: {name}",
         "git": _git_revision(),
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # a source tree on the path, say; no reason to lose a finished study
+        return "not installed"
 
 
 def _git_revision() -> str | None:

@@ -31,6 +31,7 @@ _SHARED = (
     "hook",
     "lm_batch",
     "trainer",
+    "matmul_precision",
     "artifacts",
 )
 _GROUP, _ROOM = "SAE_NFM_JOBS", "SAE_NFM_ROOM"

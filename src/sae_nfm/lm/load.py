@@ -12,7 +12,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from sae_nfm.lm.layers import fuse_gelu
+from sae_nfm.lm.layers import fuse_gelu, fuse_rms_norms
 from sae_nfm.lm.loading import Loading
 from sae_nfm.settings.values import NotAllowed
 
@@ -113,6 +113,7 @@ def _kind(config: PretrainedConfig) -> Any:
 def _at_its_fastest(model: PreTrainedModel) -> PreTrainedModel:
     """A model of modules that nobody wraps, with torch's own operations."""
     fuse_gelu(model)
+    fuse_rms_norms(model)
     if getattr(model.config, "attn_logit_softcapping", None) is None:  # which torch's attention does not know
         with suppress(ValueError):  # of architectures that have no other than their own
             model.set_attn_implementation("sdpa")

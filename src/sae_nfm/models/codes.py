@@ -6,18 +6,21 @@ faster (`crossover`).
 """
 
 from collections.abc import Callable
+from functools import reduce
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
+from torch.amp.autocast_mode import custom_bwd, custom_fwd
 
 from sae_nfm.models.crossover import crossover
+from sae_nfm.models.largest import largest
 
 CHUNK = 1 << 24
 """Latents, of all tokens of a chunk together, that are written out at a time."""
-DENSE = 1 << 26
+DENSE = {"cpu": 1 << 26, "cuda": 1 << 28}
 """Pre-activations that are alive at once, at most, where no gradient passes through all of them."""
 
 
@@ -99,9 +102,9 @@ def summed(
     """Σ_j values_j · weight[indices_j]."""
     if indices.shape[1] < crossover(weight.device).weighted * len(weight):
         return F.embedding_bag(indices, weight, mode="sum", per_sample_weights=values)
-    rows = _rows(len(weight))
+    rows = _rows(weight)
     parts = zip(values.split(rows), indices.split(rows), strict=True)
-    products = [Codes(*part).dense(len(weight)) @ weight for part in parts]
+    products = [_written_out(*part, len(weight)) @ weight for part in parts]
     return torch.cat(products).to(weight.dtype)  # autocast makes less of them
 
 
@@ -116,10 +119,10 @@ def transposed_sum(
     Entries are grouped by latent, so that the sum has one order and no atomic additions.
     """
     if indices.shape[1] >= crossover(rows.device).transposed * num_latents:
-        out, chunk = rows.new_zeros(num_latents, rows.shape[1]), _rows(num_latents)
-        for part in zip(values.split(chunk), indices.split(chunk), rows.split(chunk), strict=True):
-            out.addmm_(Codes(*part[:2]).dense(num_latents).t(), part[2])
-        return out
+        chunk = max(1, DENSE[rows.device.type] // num_latents)
+        parts = zip(values.split(chunk), indices.split(chunk), rows.split(chunk), strict=True)
+        products = (_written_out(f, latents, num_latents).t() @ part for f, latents, part in parts)
+        return reduce(Tensor.add_, (product.to(rows.dtype) for product in products))
     entries, starts = grouped_by_latent(indices, num_latents)
     tokens = entries // indices.shape[1]
     return F.embedding_bag(tokens, rows, starts, mode="sum", per_sample_weights=values.flatten()[entries])
@@ -145,9 +148,10 @@ def inner_products(
     """rows[t] · weight[indices[t, j]]: the gradient of `weighted_sum`'s values."""
     num_tokens, k = indices.shape
     if k >= crossover(weight.device).inner * len(weight):
-        chunk = _rows(len(weight))
+        chunk = _rows(weight)
         parts = zip(rows.split(chunk), indices.split(chunk), strict=True)
-        return torch.cat([(part @ weight.t()).gather(1, chosen) for part, chosen in parts])
+        products = [(part @ weight.t()).gather(1, chosen) for part, chosen in parts]
+        return torch.cat(products).to(rows.dtype)
     starts = torch.arange(0, num_tokens * k, k, device=indices.device)
     bags = torch.arange(num_tokens, device=indices.device).repeat_interleave(k)
     return inner_products_of_bags(rows, bags, starts, indices.flatten(), weight).view(num_tokens, k)
@@ -164,18 +168,28 @@ def inner_products_of_bags(
     return torch.ops.aten._embedding_bag_per_sample_weights_backward(rows, weight, indices, starts, bags, 0)
 
 
-def _rows(d_sae: int) -> int:
+def _rows(weight: Float[Tensor, "latent d_out"]) -> int:
     """Tokens whose latents are written out at once."""
-    return max(1, DENSE // d_sae)
+    return max(1, DENSE[weight.device.type] // len(weight))
+
+
+def _written_out(values: Tensor, indices: Tensor, d_sae: int) -> Float[Tensor, "token d_sae"]:
+    """Codes as a matrix, made in the precision in which it is multiplied."""
+    kind = values.device.type
+    if torch.is_autocast_enabled(kind):
+        values = values.to(torch.get_autocast_dtype(kind))
+    return Codes(values, indices).dense(d_sae)
 
 
 class _WeightedSum(torch.autograd.Function):
     @staticmethod
+    @custom_fwd(device_type="cuda")
     def forward(ctx, values: Tensor, indices: Tensor, weight: Tensor) -> Tensor:  # noqa: ANN001
         ctx.save_for_backward(values, indices, weight)
         return summed(values, indices, weight)
 
     @staticmethod
+    @custom_bwd(device_type="cuda")  # in the forward pass's precision
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None]:  # noqa: ANN001
         values, indices, weight = ctx.saved_tensors
         grad = grad.contiguous()
@@ -188,9 +202,10 @@ class _WeightedSum(torch.autograd.Function):
 
 class _EncodeTopK(torch.autograd.Function):
     @staticmethod
+    @custom_fwd(device_type="cuda")
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, k: int) -> tuple[Tensor, Tensor]:  # noqa: ANN001
-        rows = _rows(len(weight))
-        chosen = [torch.addmm(bias, part, weight.t()).topk(k, dim=-1, sorted=False) for part in x.split(rows)]
+        rows = _rows(weight)
+        chosen = [largest(torch.addmm(bias, part, weight.t()), k) for part in x.split(rows)]
         values, indices = chosen[0] if len(chosen) == 1 else map(torch.cat, zip(*chosen, strict=True))
         values = values.to(weight.dtype).relu_()
         ctx.save_for_backward(x, weight, values, indices)
@@ -198,6 +213,7 @@ class _EncodeTopK(torch.autograd.Function):
         return values, indices
 
     @staticmethod
+    @custom_bwd(device_type="cuda")  # in the forward pass's precision
     def backward(ctx, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, Tensor, Tensor, None]:  # noqa: ANN001
         x, weight, values, indices = ctx.saved_tensors
         grad = grad * (values > 0)

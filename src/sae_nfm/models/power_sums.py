@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
+from torch.amp.autocast_mode import custom_bwd, custom_fwd
 
 from sae_nfm.models.codes import grouped_by_latent, inner_products, summed, transposed_sum
 from sae_nfm.models.crossover import crossover
@@ -31,6 +32,7 @@ class _PowerSums(torch.autograd.Function):
     """One function, so that the gradients of all its results share one sort of the latents."""
 
     @staticmethod
+    @custom_fwd(device_type="cuda", cast_inputs=torch.float32)  # their differences are small
     def forward(
         ctx, values: Tensor, indices: Tensor, large: Tensor, embeddings: Tensor, order: int  # noqa: ANN001
     ) -> tuple[Tensor, ...]:  # fmt: skip
@@ -45,6 +47,7 @@ class _PowerSums(torch.autograd.Function):
         return *sums, *(z.contiguous() for z in alone.unbind(1))
 
     @staticmethod
+    @custom_bwd(device_type="cuda")
     def backward(ctx, *grads: Tensor) -> tuple[Tensor | None, None, None, Tensor | None, None]:  # noqa: ANN001
         values, indices, large, embeddings = ctx.saved_tensors
         of_sums = [grad.contiguous() for grad in grads[: ctx.order]]

@@ -142,8 +142,9 @@ def training_memory(planned: Planned, activations: SiteActivations) -> Memory:
         return Memory(0, _SOLVED * bytes_of(demand.solved), 0)
     if autoencoder is None:
         return Memory(read, 0, 0)
+    most = DENSE[activations.lm.device.type]
     codes = [
-        min(tokens * autoencoder.sae.d_sae, DENSE) * _FLOAT for tokens in (cfg.batch_tokens, SAMPLE_TOKENS)
+        min(tokens * autoencoder.sae.d_sae, most) * _FLOAT for tokens in (cfg.batch_tokens, SAMPLE_TOKENS)
     ]
     computing = max(codes[0], codes[1] - read)  # a sample is read before anything is trained
     if demand.through_model:

@@ -88,12 +88,13 @@ class SiteActivations:
 
     def spec(self) -> dict[str, Any]:
         """What determines the activations, and the order they come in."""
-        cfg = self.cfg
+        cfg, precision = self.cfg, self.cfg.matmul_precision
         return {
             "lm": self.lm.signature(),
             "tokens": fingerprint(self._tokens[1]),
             **{name: cfg[name] for name in ("layer", "hook", "context", "seed")},
             **({"skip_positions": cfg.skip_positions} if cfg.skip_positions else {}),
+            **({"matmul_precision": precision} if precision != "highest" else {}),
         }
 
     def training_spec(self) -> dict[str, Any]:

@@ -124,6 +124,7 @@ class StudyConfig:
     eval_tokens: Count
     attribution: Part | None
     trainer: Part
+    matmul_precision: Literal["highest", "high", "medium"]
     callbacks: dict[str, Part]
     logger: Part | None
     artifacts: str | None

@@ -5,6 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sae_nfm.models.codes import Codes, weighted_sum
+from sae_nfm.models.largest import largest
 from sae_nfm.models.saes.base import SparseAutoencoder
 
 
@@ -54,5 +55,5 @@ def reconstruct_with(
     """
     chosen = latents.nonzero().squeeze(1)
     pre = sae.pre_activations(x, chosen)
-    values, indices = pre.topk(min(k, len(chosen)), dim=-1, sorted=False)
+    values, indices = largest(pre, min(k, len(chosen)))
     return weighted_sum(Codes(values.relu(), indices), sae.W_dec[chosen])

@@ -55,11 +55,11 @@ class TopKSAE(SparseAutoencoder):
         codes = self.encode(x)
         reconstruction = self.decode(codes)
         active = codes.values > 0
-        fired = torch.zeros(self.d_sae, dtype=torch.bool, device=x.device)
-        fired[codes.indices[active]] = True
+        fired = torch.zeros(self.d_sae + 1, dtype=torch.bool, device=x.device)
+        fired[torch.where(active, codes.indices, self.d_sae)] = True  # without waiting to know how many
         dead = firing.silent_for(self.dead_after)
         terms = auxk_terms(self, x, reconstruction, dead, self.auxk, self.auxk_coefficient)
-        return Attempt(reconstruction, codes, fired, active.sum() / len(x), terms)
+        return Attempt(reconstruction, codes, fired[:-1], active.sum() / len(x), terms)
 
     def before_step_(self) -> None:
         """Keep the decoder's gradient orthogonal to its rows."""
