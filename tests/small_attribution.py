@@ -59,7 +59,7 @@ def small_task(tmp_path, order=2, mlp=False, nodes=8, busiest=D_SAE, d_embed=5):
     autoencoder = Autoencoder(Normalizer(lm.d_model, "per_dimension"), sae, nfm).double()
     prefix = lm.prefix(Scored().blocks.all, SITE)
     autoencoder.initialize_sae_(prefix.activation.flatten(0, 1))
-    autoencoder.initialize_nfm_(prefix.activation.flatten(0, 1))
+    autoencoder.initialize_nfm_(autoencoder.codes(prefix.activation.flatten(0, 1)))
     with torch.no_grad():
         for parameter in (nfm.W_lin, nfm.b, nfm.head.W_out, nfm.head.b_out):
             parameter.normal_(std=0.3)

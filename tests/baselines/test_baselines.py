@@ -30,7 +30,7 @@ def batch_of(blocks, seed=0):
     around = Surroundings(torch.ones(D), mixing, torch.randn(50, D))
     no_codes = Codes(torch.zeros(1), torch.zeros(1, dtype=torch.int64))
     parts = make_parts(x, no_codes, x * 0.8 + 0.3)
-    return Spliceable(x, parts, torch.tensor(blocks), seed, around)
+    return Spliceable(x, parts, torch.tensor(blocks), seed, around, {})
 
 
 def target_of(batch):

@@ -37,7 +37,7 @@ def autoencoder():
 @pytest.fixture
 def batch(autoencoder):
     x = torch.randn(2, 5, D, generator=torch.Generator().manual_seed(1)) * 3 + 1
-    return Spliceable(x, autoencoder(x), torch.arange(2), 0, None)
+    return Spliceable(x, autoencoder(x), torch.arange(2), 0, None, {})
 
 
 def test_parts_are_added_to_the_sae(batch):

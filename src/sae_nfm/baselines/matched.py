@@ -139,11 +139,13 @@ def at_distance(
 
 
 def normal(batch: Spliceable, name: str, draw: int) -> Float[Tensor, "block pos d_model"]:
-    """Standard normal numbers of the batch's shape."""
-    shape, like = batch.x.shape[1:], batch.x
-    return _by_block(
-        batch, name, draw, lambda g: torch.randn(shape, generator=g, device=like.device, dtype=like.dtype)
-    )
+    """Standard normal numbers of the batch's shape, drawn when they are first asked for."""
+    shape, like, key = batch.x.shape[1:], batch.x, (batch.seed, name, draw, batch.x.dtype)
+    if key not in batch.drawn:
+        batch.drawn[key] = _by_block(
+            batch, name, draw, lambda g: torch.randn(shape, generator=g, device=like.device, dtype=like.dtype)
+        )
+    return batch.drawn[key]
 
 
 def choice(batch: Spliceable, name: str, draw: int, num: int) -> Tensor:

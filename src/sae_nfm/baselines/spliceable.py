@@ -1,5 +1,6 @@
 """A batch of activations as reconstructions and baselines get it."""
 
+from collections.abc import Hashable
 from typing import NamedTuple
 
 from jaxtyping import Float, Int64
@@ -20,3 +21,5 @@ class Spliceable(NamedTuple):
     seed: int
     surroundings: Surroundings | None
     """What baselines know of other activations; None where no baseline asks."""
+    drawn: dict[Hashable, Tensor]
+    """Random numbers that were drawn for these very blocks, which all reconstructions share."""

@@ -1,26 +1,40 @@
 """Blocks of tokens as the model runs them when nothing is replaced."""
 
+import hashlib
+from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from sae_nfm.lm.model import LanguageModel
 from sae_nfm.lm.site import Prefix, Site
 from sae_nfm.measures.divergence import Clean, divergence
+from sae_nfm.models.autoencoder import Explained
+
+_PLAIN = (bool, int, float, str)
 
 
 class Known:
-    """What activations that were spliced into the same blocks were found to do, for other studies of them."""
+    """What a study has found of some blocks, for other studies of the same."""
 
     def __init__(self) -> None:
         self._found: dict[float, list[tuple[Tensor, Tensor]]] = {}
+        self._explained: dict[str, Explained] = {}
+        self.drawn: dict[Hashable, Tensor] = {}
+        """The random numbers that studies have drawn for the blocks."""
+
+    def explained(self, sae: str, explain: Callable[[], Explained]) -> Explained:
+        """What an SAE makes of the blocks; the first study that asks computes it."""
+        if sae not in self._explained:
+            self._explained[sae] = explain()
+        return self._explained[sae]
 
     def get(
         self, activation: Float[Tensor, "block pos d_model"]
     ) -> Float[Tensor, "measure block pos"] | None:
-        """What was measured of this very activation; None where nobody has."""
+        """What was measured of an activation that was spliced in, of this very one; None where nobody has."""
         alike = self._found.get(_mark(activation), [])
         return next((values for seen, values in alike if torch.equal(seen, activation)), None)
 
@@ -57,6 +71,18 @@ def clean_run(
     logits = lm.suffix(activation, prefix.resid, site)
     clean = Clean.of(logits, tokens, top_n)
     return CleanRun(prefix, activation, clean, divergence(clean, logits), known)
+
+
+def content_of(*modules: nn.Module) -> str:
+    """What modules compute, by their settings and their numbers."""
+    digest = hashlib.sha256()
+    for module in modules:
+        settings = {name: value for name, value in vars(module).items() if isinstance(value, _PLAIN)}
+        digest.update(repr((type(module), sorted(settings.items()))).encode())
+        for name, tensor in module.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _mark(activation: Tensor) -> float:

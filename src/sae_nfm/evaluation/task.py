@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader
 from sae_nfm.baselines.spliceable import Spliceable
 from sae_nfm.baselines.surroundings import Surroundings
 from sae_nfm.evaluation.blocks import ScoredBlocks
-from sae_nfm.evaluation.clean import CleanRun, Known, clean_run
+from sae_nfm.evaluation.clean import CleanRun, Known, clean_run, content_of
 from sae_nfm.evaluation.condition import Condition
 from sae_nfm.evaluation.export import TokenExport
 from sae_nfm.evaluation.reconstructions import Replacement
@@ -105,7 +106,7 @@ class EvaluationTask(LightningModule):
         if self.surroundings is not None:
             self.surroundings = self.surroundings.to(self.device)
             no_block = torch.zeros(1, dtype=torch.int64)
-            self.splicing.read_bank(self._spliceable(self.surroundings.bank.unsqueeze(0), no_block))
+            self.splicing.read_bank(self._spliceable(self.surroundings.bank.unsqueeze(0), no_block, None))
         self._started = time.perf_counter()
 
     def on_test_epoch_end(self) -> None:
@@ -154,7 +155,7 @@ class EvaluationTask(LightningModule):
         lm, site, top_n = self.lm, self.site, self.settings.top_n
         if self.autoencoder.plant is not None:
             prefix = lm.prefix(tokens, site)
-            batch = self._spliceable(prefix.activation, numbers)
+            batch = self._spliceable(prefix.activation, numbers, None)
             return batch, clean_run(lm, site, tokens, prefix, batch.x, top_n, None)
 
         def run_clean() -> CleanRun:
@@ -163,11 +164,22 @@ class EvaluationTask(LightningModule):
 
         what = (id(lm), site, self.scored.blocks.source, top_n, tuple(numbers.tolist()))
         run = self.company.once(what, run_clean, place=_LAST + batch_idx)
-        return self._spliceable(run.prefix.activation, numbers), run
+        return self._spliceable(run.prefix.activation, numbers, run.known), run
 
-    def _spliceable(self, activation: Tensor, numbers: Tensor) -> Spliceable:
-        parts = self.autoencoder(activation.to(self.autoencoder.normalizer.scale.dtype))
-        return Spliceable(parts.x, parts, numbers, self.settings.seed, self.surroundings)
+    def _spliceable(self, activation: Tensor, numbers: Tensor, known: Known | None) -> Spliceable:
+        x = activation.to(self.autoencoder.normalizer.scale.dtype)
+        if known is None:
+            explained, drawn = self.autoencoder.explain(x), {}
+        else:
+            explained = known.explained(self._sae, lambda: self.autoencoder.explain(x))
+            drawn = known.drawn
+        parts = self.autoencoder.parts(x, explained)
+        return Spliceable(parts.x, parts, numbers, self.settings.seed, self.surroundings, drawn)
+
+    @cached_property
+    def _sae(self) -> str:
+        """What the SAE is, by its numbers."""
+        return content_of(self.autoencoder.normalizer, self.autoencoder.sae)
 
 
 def _masked(parts: Parts, mask: Bool[Tensor, "block pos"]) -> Parts:

@@ -83,10 +83,15 @@ class Autoencoder(nn.Module):
         self.sae.initialize_(self.normalizer(x))
 
     @torch.no_grad()
-    def initialize_nfm_(self, x: Float[Tensor, "token d_in"]) -> None:
-        """Fit the scales of the model of the residual to the codes that it reads in training."""
+    def initialize_nfm_(self, codes: Codes) -> None:
+        """Fit the scales of the model of the residual to codes as it reads them in training."""
         assert self.nfm is not None
-        self.nfm.initialize_(self.nfm.read(self.explain(x).codes))
+        self.nfm.initialize_(self.nfm.read(codes))
+
+    @torch.no_grad()
+    def codes(self, x: Float[Tensor, "token d_in"]) -> Codes:
+        """The SAE's codes of activations."""
+        return self.explain(x).codes
 
     def forward(self, x: Float[Tensor, "... d_in"]) -> Parts:
         """Reconstruct activations in the model's units."""

@@ -54,7 +54,11 @@ class SiteActivations:
     def _tokens(self) -> tuple[TokenSplits, dict[str, Any]]:
         cfg, tokenizer = self.cfg, self.lm.tokenizer
         how = (cfg.context, cfg.splits, cfg.max_tokens, cfg.skip_positions)
-        return prepare_tokens(self.store, self.corpus, tokenizer, *how)
+        what = fingerprint({"corpus": plain(cfg.corpus), "how": [plain(each) for each in how]})
+        return self.company.kept(
+            ("tokens", id(self.lm), self.store.root, what),
+            lambda: prepare_tokens(self.store, self.corpus, tokenizer, *how),
+        )
 
     def others(self, corpus: Corpus | None, context: int | None) -> TokenSplits:
         """Another corpus as token blocks, or this one in blocks of another length; None is as it is."""

@@ -79,13 +79,15 @@ class TrainedResidual(OnAnSAE):
 
     def _train(self, folder: Path) -> None:
         """Train it beside a copy of the SAE, which a trainer of half precision may round."""
-        data, learning = self.activations.module(), self.learning
+        data, learning, company = self.activations.module(), self.learning, self.activations.company
         autoencoder = copy.deepcopy(self.on.autoencoder.cpu())
         both = Autoencoder(autoencoder.normalizer, autoencoder.sae, self.model, autoencoder.plant)
-        both.initialize_nfm_(sample(data.training))
+        x, on = sample(data.training), fingerprint(self.on_this_sae())
+        read = (on, fingerprint(self.activations.training_spec()))
+        both.initialize_nfm_(company.once(("codes", *read), lambda: both.codes(x)))
         schedule, seed = learning.schedule(self.rounds), self.activations.seed
         task = NFMTask(both, learning.reconstruction, learning.optimizer, schedule, seed)
-        task.company, task.on = self.activations.company, fingerprint(self.on_this_sae())
+        task.company, task.on = company, on
         train(self.name, task, data, self.model, self.run, folder)
 
     def blank(self) -> ResidualModel:

@@ -166,7 +166,7 @@ def _from_scratch(parts: frozenset[Part], candidate: Candidate, workshop: Worksh
     def start(autoencoder: Autoencoder, x: Tensor) -> None:
         autoencoder.initialize_sae_(x)
         if autoencoder.nfm is not None:
-            autoencoder.initialize_nfm_(x)
+            autoencoder.initialize_nfm_(autoencoder.codes(x))
 
     node = dict(trained.node)
     nfm_node = candidate.node if has_nfm else None
