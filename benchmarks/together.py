@@ -7,6 +7,7 @@ Both leave the same artifacts, which is checked byte by byte, and the same KLs.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -23,7 +24,7 @@ SWEEPS = {
         0.45,
     ),
     "nfms": (
-        "12 NFMs over one SAE of docs_lm (3 orders, 4 widths), with their evaluation",
+        "12 NFMs over one SAE of docs_lm that is there (3 orders, 4 widths), with their evaluation",
         ("sae.d_sae=1024", "nfm.order=2,3,4", "nfm.d_embed=16,32,64,128", "eval_tokens=16384"),
         0.25,
     ),
@@ -33,6 +34,10 @@ SWEEPS = {
         0.35,
     ),
 }
+
+
+BEFORE = {"nfms": ("sae.d_sae=1024", "nfm.interaction=false", "eval_tokens=1024")}
+"""A study that makes what both sides then find: the SAE, and the linear part that all NFMs have."""
 
 
 def run(overrides: list[str], folder: Path, together: bool) -> float:
@@ -89,12 +94,22 @@ def main() -> None:
             overrides = [*DOCS, f"train_tokens={args.train_tokens}", *sweep]
             if name == "gpt2":
                 model = ("lm=local", f"lm.path={random_gpt2(root / 'gpt2')}")
-                sizes = ("eval_tokens=512", "validation_tokens=2048", "pool_tokens=16384")
+                sizes = (
+                    "eval_tokens=512", "validation_tokens=2048", "pool_tokens=16384",
+                    "evaluation.covariance_tokens=4096",
+                )  # fmt: skip
                 overrides = [*DOCS, *model, *sweep, *sizes, f"train_tokens={args.gpt2_tokens}"]
             seconds = {}
+            if name in BEFORE:
+                (root / name / "before").mkdir(parents=True)
+                run(
+                    [*DOCS, f"train_tokens={args.train_tokens}", *BEFORE[name]], root / name / "before", False
+                )
             for together in (True, False):
                 folder = root / name / ("together" if together else "single")
                 folder.mkdir(parents=True)
+                if name in BEFORE:
+                    shutil.copytree(root / name / "before" / "artifacts", folder / "artifacts")
                 seconds[together] = run(overrides, folder, together)
             one, other = (root / name / side for side in ("together", "single"))
             made, expected = weights(one), weights(other)
