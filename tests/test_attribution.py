@@ -10,6 +10,7 @@ from pathlib import Path
 import jsonschema
 import pyarrow.parquet as pq
 import pytest
+from omegaconf import OmegaConf
 
 from tiny_studies import Suite, wait_until
 
@@ -107,10 +108,19 @@ def alone(suite):
     return ran(suite, "alone", *PAIRS)
 
 
+def of_an_earlier_version(settings):
+    """Take settings away that there were not always."""
+    cfg = OmegaConf.load(settings)
+    for key in ("callbacks", "profile", "matmul_precision"):
+        del cfg[key]
+    OmegaConf.save(cfg, settings)
+
+
 def test_a_finished_study_is_attributed_by_a_command(suite, alone):
     status, printed = suite.run(*NFM, "hydra.run.dir=finished")
     assert status == 0, printed
     assert "attribution" not in suite.result("finished")
+    of_an_earlier_version(suite.folder / "finished" / "config.yaml")
     given = [override for override in PAIRS if override.startswith("attribution")]
     done = subprocess.run(
         [sys.executable, "-m", "sae_nfm.attribute", "finished", *given],

@@ -33,6 +33,11 @@ class Change(NamedTuple):
         return mean_difference(measure, self.pairs)
 
 
+def moved(found: Sequence[Change]) -> list[Measure]:
+    """The measures that any step changes: the KL of an SAE that all studies share is none."""
+    return [m for m in COMPARED if any((size := change.of(m)) and size.size.value for change in found)]
+
+
 def changes(studies: Sequence[ComparedStudy], varied: Sequence[str]) -> list[Change]:
     """Every setting but the seed: numbers from each value to the next, options from one to all others.
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sae_nfm.compare.changes import COMPARED, Change
+from sae_nfm.compare.changes import Change, moved
 from sae_nfm.compare.differences import difference
 from sae_nfm.compare.measures import Measure
 from sae_nfm.report.plotstyle import GRAY, SERIES, new_figure
@@ -21,7 +21,7 @@ def draw_changes(found: Sequence[Change]) -> Figure | None:
     the first `MOST_ROWS`.
     """
     found = found[:MOST_ROWS]
-    measures = [m for m in COMPARED if any(change.of(m) for change in found)]
+    measures = moved(found)
     if not measures:
         return None
     num_rows = (len(measures) + 1) // 2

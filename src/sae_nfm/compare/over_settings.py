@@ -19,13 +19,14 @@ from sae_nfm.compare.measures import (
     REDUCTION,
     Measure,
 )
-from sae_nfm.compare.studies import ComparedStudy
+from sae_nfm.compare.studies import ComparedStudy, telling
 from sae_nfm.compare.varied import distinct, named, numeric, text
 from sae_nfm.report.estimates import Estimate
 from sae_nfm.report.plotstyle import SERIES, in_legend, new_figure, series_styles
 
-_ROWS = ((KL_SAE, KL_NFM), (PATHOLOGY_SAE, PATHOLOGY_NFM), (REDUCTION, MARGINAL))
-"""Panels beside each other; those of one unit share their axis."""
+_MEASURES = (KL_SAE, KL_NFM, PATHOLOGY_SAE, PATHOLOGY_NFM, REDUCTION, MARGINAL)
+_ALIKE = ([KL_SAE, KL_NFM], [PATHOLOGY_SAE, PATHOLOGY_NFM])
+"""Panels that share their axis where they are beside each other."""
 _MOST_NUMBERS = 64  # written into the cells of a heatmap
 _MOST_LABELS = 10  # under an axis of numbers
 _LOGARITHMIC = 8  # ratio of the largest to the smallest value from which an axis is logarithmic
@@ -48,18 +49,18 @@ def draw_over_setting(studies: Sequence[ComparedStudy], key: str, others: Sequen
     Lines stand beside each other at every value. Seeds are replicates: they share a line, and its bars then
     span them instead of a study's own interval.
     """
-    rows = [row for row in _ROWS if any(study.values[m.name] for m in row for study in studies)]
-    if not rows:
+    measures = telling(studies, _MEASURES)
+    if not measures:
         return None
+    rows = [measures[i : i + 2] for i in range(0, len(measures), 2)]
     series, told_apart = _series(studies, [other for other in others if other not in (key, "seed")])
     figure = new_figure(12.5, 3.9 * len(rows) + 0.3 + 0.3 * (len(told_apart) // 2))
     for row, pair in zip(rows, figure.subplots(len(rows), 2, squeeze=False), strict=True):
-        if row != (REDUCTION, MARGINAL):
+        if row in _ALIKE:
             pair[1].sharey(pair[0])
-        for axes, measure in zip(pair, row, strict=True):
-            if not any(study.values[measure.name] for study in studies):
-                axes.set_axis_off()
-                continue
+        for axes in pair[len(row) :]:
+            axes.set_axis_off()
+        for axes, measure in zip(pair, row, strict=False):
             axes.set_title(measure.axis_label)
             for each in series:
                 _draw_series(axes, each, key, measure, distinct(studies, key))
@@ -111,7 +112,8 @@ def _draw_series(axes: Axes, series: _Series, key: str, measure: Measure, values
         style = {"color": colour, "mfc": face, "ms": 6.5, "mew": 1.5, "transform": beside}
         if there:
             axes.plot([x for x, _ in there], [y for _, y in there], marker, **style)
-    axes.update_datalim([*zip(x, y, strict=True)])  # what stands beside its value does not count
+    # What stands beside its value does not count by itself.
+    axes.update_datalim([*zip(x, y, strict=True), *zip(at, low, strict=True), *zip(at, high, strict=True)])
     axes.autoscale_view()
 
 
@@ -179,11 +181,7 @@ def _legend(styles: Mapping[str, tuple]) -> list[Line2D]:
 
 def draw_over_two(studies: Sequence[ComparedStudy], across: str, up: str) -> Figure | None:
     """Headline measures over two settings; the mean where several seeds share a cell."""
-    measures = [
-        measure
-        for measure in (PATHOLOGY_SAE, REDUCTION, MARGINAL)
-        if any(study.values[measure.name] for study in studies)
-    ]
+    measures = telling(studies, (PATHOLOGY_SAE, REDUCTION, MARGINAL))
     if not measures:
         return None
     columns, rows = distinct(studies, across), distinct(studies, up)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from sae_nfm.compare.about import FEW_DOCUMENTS, facts, shared_command
-from sae_nfm.compare.changes import COMPARED, Change
+from sae_nfm.compare.changes import Change, moved
 from sae_nfm.compare.differences import Difference
 from sae_nfm.compare.figures import Drawn
 from sae_nfm.compare.measures import Measure
@@ -181,7 +181,7 @@ def _name_cell(study: ComparedStudy, marked: bool, home: Path, top: Path) -> Htm
 
 def _changes(found: Sequence[Change], forest: Sequence[Drawn]) -> Html:
     """What single settings change, drawn and as a table."""
-    measures = [m for m in COMPARED if any(change.of(m) for change in found)]
+    measures = moved(found)
     if not measures:
         return Html()
     headings = ["step", "pairs", *(f"Δ {measure.difference_label}" for measure in measures)]

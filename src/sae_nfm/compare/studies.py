@@ -2,13 +2,13 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sae_nfm.compare.about import About, read_about
 from sae_nfm.compare.documents import NAME, DocumentSums, read_documents
-from sae_nfm.compare.measures import MEASURES
+from sae_nfm.compare.measures import MEASURES, Measure
 from sae_nfm.compare.steps import Steps, read_steps
 from sae_nfm.report.estimates import Estimate, lookup, number, sae_family
 from sae_nfm.report.page import flatten
@@ -45,6 +45,12 @@ class Problem(NamedTuple):
 
     folder: Path
     reason: str
+
+
+def telling(studies: Sequence[ComparedStudy], measures: Iterable[Measure]) -> list[Measure]:
+    """The measures that any of the studies has, and that tell them apart where there are several."""
+    values = {m: {study.values[m.name] for study in studies} for m in measures}
+    return [m for m, of in values.items() if of != {None} and (len(of) > 1 or len(studies) == 1)]
 
 
 def read_studies(folders: Iterable[Path]) -> tuple[list[ComparedStudy], list[Problem]]:

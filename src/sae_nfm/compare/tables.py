@@ -15,7 +15,7 @@ from sae_nfm.compare.measures import L0, MEASURES, Measure
 from sae_nfm.compare.objectives import Trained
 from sae_nfm.compare.ranking import Ranking
 from sae_nfm.compare.steps import STEP_MEASURES, STEPS
-from sae_nfm.compare.studies import ComparedStudy, Problem
+from sae_nfm.compare.studies import ComparedStudy, Problem, telling
 from sae_nfm.compare.varied import text
 from sae_nfm.report.estimates import format_parts
 from sae_nfm.store.files import replacing
@@ -82,10 +82,10 @@ def measured(studies: Sequence[ComparedStudy]) -> list[Measure]:
 
     Without L0 where that is every SAE's k.
     """
-    values = {m: {study.values[m.name] for study in studies} for m in MEASURES}
+    values = list(MEASURES)
     if all((l0 := study.values[L0.name]) and l0.value == study.k for study in studies):
-        del values[L0]
-    return [m for m, of in values.items() if of != {None} and (len(of) > 1 or len(studies) == 1)]
+        values.remove(L0)
+    return telling(studies, values)
 
 
 def several_families(studies: Sequence[ComparedStudy]) -> bool:

@@ -77,7 +77,8 @@ def _settings(run: Path, overrides: Sequence[str]) -> DictConfig:
     cfg = OmegaConf.load(run / "config.yaml")
     assert isinstance(cfg, DictConfig)
     named = {"attribution", *(key.partition(".")[0] for key in keys)}
-    for key in named:
+    added = {str(key) for key in given} - {str(key) for key in cfg}  # since the study was run
+    for key in named | added:
         cfg[key] = OmegaConf.masked_copy(given, key)[key]
     cfg.logger = None
     return cfg
