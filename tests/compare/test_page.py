@@ -173,6 +173,20 @@ def test_series_stand_beside_each_other(studies_of):
         assert all(low <= x <= high for x, _ in places)
 
 
+def test_no_interval_is_cut_and_no_panel_shows_what_all_have_in_common(studies_of):
+    results = list(grid(layers=(1,)))
+    for result in results:
+        result["conditions"]["sae"] = results[0]["conditions"]["sae"]
+    figure = draw_over_setting(studies_of(results)[0], "sae.k", ["sae.k"])
+    titles = [axes.get_title(loc="left") for axes in figure.axes if axes.axison]
+    assert "KL of SAE + NFM, nats/token" in titles
+    assert "KL of SAE, nats/token" not in titles
+    for axes in figure.axes:
+        bottom, top = axes.get_ylim()
+        ends = [y for bars in axes.collections for segment in bars.get_segments() for _, y in segment]
+        assert all(bottom <= y <= top for y in ends)
+
+
 def test_many_series_are_told_apart_by_the_first_setting_of_few_values(studies_of):
     results = [
         swept_result(layer=layer, k=k, d_sae=d) for layer in range(8) for k in (8, 16) for d in (64, 128)

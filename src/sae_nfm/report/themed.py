@@ -68,6 +68,7 @@ def save_both(figure: Figure, path: Path) -> Path:
         The path of the PNG.
     """
     save(figure, path)
+    figure.set_layout_engine("none")  # laid out once is enough
     drawn = io.StringIO()
     figure.savefig(drawn, format="svg", transparent=True, metadata=_NO_METADATA)
     write_atomically(path.with_suffix(".svg"), with_dark_side(drawn.getvalue(), _IN_THE_DARK))
