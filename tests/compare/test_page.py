@@ -178,7 +178,7 @@ def test_no_interval_is_cut_and_no_panel_shows_what_all_have_in_common(studies_o
     for result in results:
         result["conditions"]["sae"] = results[0]["conditions"]["sae"]
     figure = draw_over_setting(studies_of(results)[0], "sae.k", ["sae.k"])
-    titles = [axes.get_title(loc="left") for axes in figure.axes if axes.axison]
+    titles = [axes.get_title() for axes in figure.axes if axes.axison]
     assert "KL of SAE + NFM, nats/token" in titles
     assert "KL of SAE, nats/token" not in titles
     for axes in figure.axes:
