@@ -126,7 +126,7 @@ class EvaluationTask(LightningModule):
         scored = self.scored.scored(numbers, tokens)
         batch, run = self._without_replacement(tokens, numbers, batch_idx)
         by_measure, kl_draws = self.splicing.measure(batch, self.scored.replaced(scored), run)
-        self._check_finite(kl_draws, scored)
+        _check_finite(self.conditions, kl_draws, scored, self.lm.dtype)
         has_target = scored & (run.clean.targets >= 0)
         has_target[:, :-1] &= scored[:, 1:]
         documents = self.scored.blocks.documents(numbers.cpu().numpy()).to(self.device)
@@ -136,17 +136,6 @@ class EvaluationTask(LightningModule):
             block, position = scored.nonzero(as_tuple=True)
             kl = by_measure[0][:, scored]
             self.export.add(documents[scored], numbers.to(block.device)[block], position, tokens[scored], kl)
-
-    def _check_finite(self, kl_draws: list[Float[Tensor, "_draw block pos"]], scored: Tensor) -> None:
-        """Raise a `NonFinite` that names the condition, where a KL is NaN or infinite."""
-        for condition, kl in zip(self.conditions, kl_draws, strict=True):
-            if not (found := kl[:, scored]).isfinite().all():
-                broken = int((~found.isfinite()).sum())
-                raise NonFinite(
-                    f"evaluation: the KL of {condition.name} is not finite at {broken} of {found.numel()} "
-                    f"measurements of a batch, in lm.dtype={self.lm.dtype};\nallowed: finite logits, "
-                    "as a wider lm.dtype or a smaller learning rate of what is spliced in may give"
-                )
 
     def _without_replacement(
         self, tokens: Int64[Tensor, "block pos"], numbers: Int64[Tensor, " block"], batch_idx: int
@@ -180,6 +169,20 @@ class EvaluationTask(LightningModule):
     def _sae(self) -> str:
         """What the SAE is, by its numbers."""
         return content_of(self.autoencoder.normalizer, self.autoencoder.sae)
+
+
+def _check_finite(
+    conditions: list[Condition], kl_draws: list[Float[Tensor, "_draw block pos"]], scored: Tensor, dtype: str
+) -> None:
+    """Raise a `NonFinite` that names the condition, where a KL is NaN or infinite."""
+    for condition, kl in zip(conditions, kl_draws, strict=True):
+        if not (found := kl[:, scored]).isfinite().all():
+            broken = int((~found.isfinite()).sum())
+            raise NonFinite(
+                f"evaluation: the KL of {condition.name} is not finite at {broken} of {found.numel()} "
+                f"measurements of a batch, in lm.dtype={dtype};\nallowed: finite logits, "
+                "as a wider lm.dtype or a smaller learning rate of what is spliced in may give"
+            )
 
 
 def _masked(parts: Parts, mask: Bool[Tensor, "block pos"]) -> Parts:

@@ -18,6 +18,7 @@ from sae_nfm.settings.schema import plain
 from sae_nfm.store.company import ALONE, Company
 from sae_nfm.store.store import Store, fingerprint
 
+_TEXT = ("corpus", "context", "splits", "max_tokens", "skip_positions")
 SAMPLE_TOKENS = 32768
 """Training activations that normalisers, decoder biases and plants are fitted on."""
 
@@ -52,21 +53,19 @@ class SiteActivations:
 
     @cached_property
     def _tokens(self) -> tuple[TokenSplits, dict[str, Any]]:
-        cfg, tokenizer = self.cfg, self.lm.tokenizer
-        how = (cfg.context, cfg.splits, cfg.max_tokens, cfg.skip_positions)
-        what = fingerprint({"corpus": plain(cfg.corpus), "how": [plain(each) for each in how]})
-        return self.company.kept(
-            ("tokens", id(self.lm), self.store.root, what),
-            lambda: prepare_tokens(self.store, self.corpus, tokenizer, *how),
-        )
+        what = fingerprint({name: plain(self.cfg[name]) for name in _TEXT})
+        key = ("tokens", id(self.lm), self.store.root, what)
+        return self.company.kept(key, lambda: self._prepared(self.corpus, self.cfg.context))
+
+    def _prepared(self, corpus: Corpus, context: int) -> tuple[TokenSplits, dict[str, Any]]:
+        how = (context, self.cfg.splits, self.cfg.max_tokens, self.cfg.skip_positions)
+        return prepare_tokens(self.store, corpus, self.lm.tokenizer, *how)
 
     def others(self, corpus: Corpus | None, context: int | None) -> TokenSplits:
         """Another corpus as token blocks, or this one in blocks of another length; None is as it is."""
         if corpus is None and context is None:
             return self.splits
-        cfg = self.cfg
-        how = (context or cfg.context, cfg.splits, cfg.max_tokens, cfg.skip_positions)
-        return prepare_tokens(self.store, corpus or self.corpus, self.lm.tokenizer, *how)[0]
+        return self._prepared(corpus or self.corpus, context or self.cfg.context)[0]
 
     @property
     def splits(self) -> TokenSplits:
