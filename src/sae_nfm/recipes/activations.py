@@ -1,6 +1,6 @@
 """The activations of a study's site: the model, its tokens, and every way in which activations are read."""
 
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from sae_nfm.settings.schema import plain
 from sae_nfm.store.company import ALONE, Company
 from sae_nfm.store.store import Store, fingerprint
 
+_USUAL = {"skip_positions": 0, "matmul_precision": "highest"}
+"""Of a fingerprint only where they are not so: there were others before there were these settings."""
 _TEXT = ("corpus", "context", "splits", "max_tokens", "skip_positions")
 SAMPLE_TOKENS = 32768
 """Training activations that normalisers, decoder biases and plants are fitted on."""
@@ -53,12 +55,12 @@ class SiteActivations:
 
     @cached_property
     def _tokens(self) -> tuple[TokenSplits, dict[str, Any]]:
-        what = fingerprint({name: plain(self.cfg[name]) for name in _TEXT})
-        key = ("tokens", id(self.lm), self.store.root, what)
-        return self.company.kept(key, lambda: self._prepared(self.corpus, self.cfg.context))
+        text = fingerprint({name: plain(self.cfg[name]) for name in _TEXT})
+        prepare = partial(self._prepared, self.corpus, self.cfg.context)
+        return self.company.kept(("tokens", id(self.lm), self.store.root, text), prepare)
 
     def _prepared(self, corpus: Corpus, context: int) -> tuple[TokenSplits, dict[str, Any]]:
-        how = (context, self.cfg.splits, self.cfg.max_tokens, self.cfg.skip_positions)
+        how = (context, *(self.cfg[name] for name in ("splits", "max_tokens", "skip_positions")))
         return prepare_tokens(self.store, corpus, self.lm.tokenizer, *how)
 
     def others(self, corpus: Corpus | None, context: int | None) -> TokenSplits:
@@ -91,13 +93,12 @@ class SiteActivations:
 
     def spec(self) -> dict[str, Any]:
         """What determines the activations, and the order they come in."""
-        cfg, precision = self.cfg, self.cfg.matmul_precision
+        cfg = self.cfg
         return {
             "lm": self.lm.signature(),
             "tokens": fingerprint(self._tokens[1]),
             **{name: cfg[name] for name in ("layer", "hook", "context", "seed")},
-            **({"skip_positions": cfg.skip_positions} if cfg.skip_positions else {}),
-            **({"matmul_precision": precision} if precision != "highest" else {}),
+            **{name: cfg[name] for name, usual in _USUAL.items() if cfg[name] != usual},
         }
 
     def training_spec(self) -> dict[str, Any]:
@@ -106,12 +107,11 @@ class SiteActivations:
 
     def about(self) -> dict[str, Any]:
         """Model, site and text, in the words of the configuration."""
-        revision = self.lm.signature().get("revision")
+        lm, site, revision = self.lm, self.site, self.lm.signature().get("revision")
         return {
-            "lm": {"path": self.lm.path, "revision": revision, "dtype": self.lm.dtype},
-            "site": {"layer": self.site.layer, "hook": self.site.hook},
-            "context": self.cfg.context,
-            "corpus": plain(self.cfg.corpus),
+            "lm": {"path": lm.path, "revision": revision, "dtype": lm.dtype},
+            "site": {"layer": site.layer, "hook": site.hook},
+            **{name: plain(self.cfg[name]) for name in ("context", "corpus")},
         }
 
     def module(self) -> ActivationModule:
