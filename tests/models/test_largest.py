@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sae_nfm.models.largest import _by_groups, largest
+from sae_nfm.models.largest import _by_groups, largest, largest_by_groups
 
 
 @pytest.mark.parametrize(("numbers", "k", "size"), [(768, 8, 9), (770, 8, 9), (100, 1, 10), (64, 8, 2)])
@@ -23,4 +23,6 @@ def test_of_equal_numbers_each_is_taken_once():
 
 def test_as_topk():
     x = torch.randn(20, 300, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(largest(x, 7)[0].sort().values, x.topk(7).values.sort().values)
+    for find in (largest, largest_by_groups):
+        for k in (1, 7, 60, 300):  # of 60 there would be groups too small to help
+            assert torch.equal(find(x, k)[0].sort().values, x.topk(k).values.sort().values)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from sae_nfm.lm.model import LanguageModel
@@ -79,9 +80,7 @@ def content_of(*modules: nn.Module) -> str:
     for module in modules:
         settings = {name: value for name, value in vars(module).items() if isinstance(value, _PLAIN)}
         digest.update(repr((type(module), sorted(settings.items()))).encode())
-        for name, tensor in module.state_dict().items():
-            digest.update(name.encode())
-            digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy())
+        digest.update(save({name: tensor.cpu().contiguous() for name, tensor in module.state_dict().items()}))
     return digest.hexdigest()
 
 

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from sae_nfm.models.largest import largest_by_groups
+
 _CPU_ELEMENTS = 1 << 18  # logits worked on at once: what the cache of a core holds beside their temporaries
 _GPU_ELEMENTS = 1 << 28
 
@@ -108,26 +110,12 @@ def _top_n(clean: Clean, log_q: Tensor, difference: Tensor) -> list[Tensor]:
     above = torch.gt(log_q, best, out=half).sum(-1)  # as numbers, which are added faster than bools
     return [
         top_n_divergence(p_top, q_top, difference.gather(-1, top)),
-        (log_top_q >= _nth_largest(log_q, n).unsqueeze(-1)).to(q.dtype).mean(-1),
+        (log_top_q >= largest_by_groups(log_q, n)[0].amin(-1, keepdim=True)).to(q.dtype).mean(-1),
         order.mean(-1) if n > 1 else torch.ones_like(best.squeeze(-1)),
         reverse_kl,
         js,
         1 + above,
     ]
-
-
-def _nth_largest(x: Float[Tensor, "token d_vocab"], n: int) -> Float[Tensor, " token"]:
-    """The n-th largest number of every row: it is in one of the n chunks whose largest are largest."""
-    width = math.isqrt(x.shape[1])
-    whole = x.shape[1] // width * width
-    chunks = x[:, :whole].unflatten(1, (-1, width))
-    number = chunks.shape[1]
-    if number <= n:
-        return x.topk(n, dim=-1).values[:, -1]
-    found = chunks.amax(-1).topk(n, dim=-1, sorted=False).indices
-    rows = found + number * torch.arange(len(x), device=x.device).unsqueeze(1)
-    candidates = chunks.reshape(-1, width).index_select(0, rows.flatten()).view(len(x), -1)
-    return torch.cat([candidates, x[:, whole:]], dim=1).topk(n, dim=-1).values[:, -1]
 
 
 def _probability(log: Tensor) -> Tensor:

@@ -102,9 +102,9 @@ def summed(
     """Σ_j values_j · weight[indices_j]."""
     if indices.shape[1] < crossover(weight.device).weighted * len(weight):
         return F.embedding_bag(indices, weight, mode="sum", per_sample_weights=values)
-    rows = _rows(weight)
+    rows = _rows(len(weight), weight.device)
     parts = zip(values.split(rows), indices.split(rows), strict=True)
-    products = [_written_out(*part, len(weight)) @ weight for part in parts]
+    products = [_as_matrix(*part, len(weight)) @ weight for part in parts]
     return torch.cat(products).to(weight.dtype)  # autocast makes less of them
 
 
@@ -119,9 +119,9 @@ def transposed_sum(
     Entries are grouped by latent, so that the sum has one order and no atomic additions.
     """
     if indices.shape[1] >= crossover(rows.device).transposed * num_latents:
-        chunk = max(1, DENSE[rows.device.type] // num_latents)
+        chunk = _rows(num_latents, rows.device)
         parts = zip(values.split(chunk), indices.split(chunk), rows.split(chunk), strict=True)
-        products = (_written_out(f, latents, num_latents).t() @ part for f, latents, part in parts)
+        products = (_as_matrix(f, latents, num_latents).t() @ part for f, latents, part in parts)
         return reduce(Tensor.add_, (product.to(rows.dtype) for product in products))
     entries, starts = grouped_by_latent(indices, num_latents)
     tokens = entries // indices.shape[1]
@@ -148,7 +148,7 @@ def inner_products(
     """rows[t] · weight[indices[t, j]]: the gradient of `weighted_sum`'s values."""
     num_tokens, k = indices.shape
     if k >= crossover(weight.device).inner * len(weight):
-        chunk = _rows(weight)
+        chunk = _rows(len(weight), weight.device)
         parts = zip(rows.split(chunk), indices.split(chunk), strict=True)
         products = [(part @ weight.t()).gather(1, chosen) for part, chosen in parts]
         return torch.cat(products).to(rows.dtype)
@@ -168,13 +168,13 @@ def inner_products_of_bags(
     return torch.ops.aten._embedding_bag_per_sample_weights_backward(rows, weight, indices, starts, bags, 0)
 
 
-def _rows(weight: Float[Tensor, "latent d_out"]) -> int:
+def _rows(d_sae: int, device: torch.device) -> int:
     """Tokens whose latents are written out at once."""
-    return max(1, DENSE[weight.device.type] // len(weight))
+    return max(1, DENSE[device.type] // d_sae)
 
 
-def _written_out(values: Tensor, indices: Tensor, d_sae: int) -> Float[Tensor, "token d_sae"]:
-    """Codes as a matrix, made in the precision in which it is multiplied."""
+def _as_matrix(values: Tensor, indices: Tensor, d_sae: int) -> Float[Tensor, "token d_sae"]:
+    """Codes with every latent written out, in the precision in which they are then multiplied."""
     kind = values.device.type
     if torch.is_autocast_enabled(kind):
         values = values.to(torch.get_autocast_dtype(kind))
@@ -204,7 +204,7 @@ class _EncodeTopK(torch.autograd.Function):
     @staticmethod
     @custom_fwd(device_type="cuda")
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, k: int) -> tuple[Tensor, Tensor]:  # noqa: ANN001
-        rows = _rows(weight)
+        rows = _rows(len(weight), weight.device)
         chosen = [largest(torch.addmm(bias, part, weight.t()), k) for part in x.split(rows)]
         values, indices = chosen[0] if len(chosen) == 1 else map(torch.cat, zip(*chosen, strict=True))
         values = values.to(weight.dtype).relu_()

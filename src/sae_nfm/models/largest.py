@@ -1,4 +1,4 @@
-"""The k largest numbers of every row, which is what a TopK step waits for on a GPU beside its product."""
+"""The k largest numbers of every row."""
 
 import math
 
@@ -12,22 +12,29 @@ _WORTHWHILE = 6  # numbers of a group; with fewer, there are hardly fewer candid
 def largest(x: Float[Tensor, "row number"], k: int) -> tuple[Float[Tensor, "row k"], Int64[Tensor, "row k"]]:
     """The k largest of every row and where they are, in any order; of equal ones any.
 
-    On a GPU `torch.topk` reads a row several times, digit by digit. The k largest are in the k groups whose
-    largest are largest, so that one reading leaves as many groups and then as many candidates to choose from,
-    both few where groups have √(numbers / k) members.
+    On a CPU the order is that of `torch.topk`: sums over codes, and so trained weights, depend on it.
 
     Args:
         x: rows.
         k: at most the numbers of a row.
     """
+    return torch.topk(x, k, dim=-1, sorted=False) if x.device.type == "cpu" else largest_by_groups(x, k)
+
+
+def largest_by_groups(
+    x: Float[Tensor, "row number"], k: int
+) -> tuple[Float[Tensor, "row k"], Int64[Tensor, "row k"]]:
+    """The same, faster: `torch.topk` reads a row several times on a GPU, digit by digit.
+
+    The k largest are in the k groups whose largest are largest, so that one reading leaves as many groups and
+    then as many candidates to choose from, both few where groups have √(numbers / k) members.
+    """
     size = math.isqrt(x.shape[1] // k)
-    if x.device.type == "cpu" or size < _WORTHWHILE:
-        return torch.topk(x, k, dim=-1, sorted=False)
-    return _by_groups(x, k, size)
+    return torch.topk(x, k, dim=-1, sorted=False) if size < _WORTHWHILE else _by_groups(x, k, size)
 
 
 def _by_groups(x: Tensor, k: int, size: int) -> tuple[Tensor, Tensor]:
-    """The same by groups of numbers that stand `number` apart, so that neighbours are read together."""
+    """By groups of numbers that stand `number` apart, so that neighbours are read together."""
     number = x.shape[1] // size
     groups = x[:, : size * number].unflatten(1, (size, number))
     chosen = groups.amax(1).topk(k, dim=-1, sorted=False).indices

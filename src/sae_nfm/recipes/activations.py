@@ -20,7 +20,8 @@ from sae_nfm.store.store import Store, fingerprint
 
 _USUAL = {"skip_positions": 0, "matmul_precision": "highest"}
 """Of a fingerprint only where they are not so: there were others before there were these settings."""
-_TEXT = ("corpus", "context", "splits", "max_tokens", "skip_positions")
+_CUT = ("splits", "max_tokens", "skip_positions")
+"""Beside the context, how a corpus becomes blocks."""
 SAMPLE_TOKENS = 32768
 """Training activations that normalisers, decoder biases and plants are fitted on."""
 
@@ -55,19 +56,15 @@ class SiteActivations:
 
     @cached_property
     def _tokens(self) -> tuple[TokenSplits, dict[str, Any]]:
-        text = fingerprint({name: plain(self.cfg[name]) for name in _TEXT})
-        prepare = partial(self._prepared, self.corpus, self.cfg.context)
+        text = fingerprint({name: plain(self.cfg[name]) for name in ("corpus", "context", *_CUT)})
+        prepare = partial(_prepared, self, self.corpus, self.cfg.context)
         return self.company.kept(("tokens", id(self.lm), self.store.root, text), prepare)
-
-    def _prepared(self, corpus: Corpus, context: int) -> tuple[TokenSplits, dict[str, Any]]:
-        how = (context, *(self.cfg[name] for name in ("splits", "max_tokens", "skip_positions")))
-        return prepare_tokens(self.store, corpus, self.lm.tokenizer, *how)
 
     def others(self, corpus: Corpus | None, context: int | None) -> TokenSplits:
         """Another corpus as token blocks, or this one in blocks of another length; None is as it is."""
         if corpus is None and context is None:
             return self.splits
-        return self._prepared(corpus or self.corpus, context or self.cfg.context)[0]
+        return _prepared(self, corpus or self.corpus, context or self.cfg.context)[0]
 
     @property
     def splits(self) -> TokenSplits:
@@ -107,11 +104,12 @@ class SiteActivations:
 
     def about(self) -> dict[str, Any]:
         """Model, site and text, in the words of the configuration."""
-        lm, site, revision = self.lm, self.site, self.lm.signature().get("revision")
+        revision = self.lm.signature().get("revision")
         return {
-            "lm": {"path": lm.path, "revision": revision, "dtype": lm.dtype},
-            "site": {"layer": site.layer, "hook": site.hook},
-            **{name: plain(self.cfg[name]) for name in ("context", "corpus")},
+            "lm": {"path": self.lm.path, "revision": revision, "dtype": self.lm.dtype},
+            "site": {"layer": self.site.layer, "hook": self.site.hook},
+            "context": self.cfg.context,
+            "corpus": plain(self.cfg.corpus),
         }
 
     def module(self) -> ActivationModule:
@@ -177,6 +175,11 @@ class Kept:
         folder = at.store.fetch("activations", self.spec(), make, about=at.about)
         where = (at.lm.device, at.company)
         return CachedActivations(self.cache, folder, self.num_tokens, at.lm.d_model, at.seed, *where)
+
+
+def _prepared(at: SiteActivations, corpus: Corpus, context: int) -> tuple[TokenSplits, dict[str, Any]]:
+    how = (at.cfg[name] for name in _CUT)
+    return prepare_tokens(at.store, corpus, at.lm.tokenizer, context, *how)
 
 
 def sample(activations: ActivationSequence) -> torch.Tensor:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from every_family import D_IN, D_SAE, FAMILIES, L0, Training, features, loss_of, randomized
 
+from sae_nfm.evaluation.clean import content_of
 from sae_nfm.models.saes.firing import Firing
 
 
@@ -184,3 +185,15 @@ def test_it_trains_in_mixed_precision(family):
 
 def test_it_is_called_by_its_file(family, sae):
     assert FAMILIES[sae.family] is family
+
+
+def test_studies_tell_it_from_others_by_its_settings_and_each_of_its_numbers(family, sae):
+    assert content_of(copy.deepcopy(sae)) == content_of(sae)
+    for name in sae.state_dict():
+        other = copy.deepcopy(sae)
+        with torch.no_grad():
+            other.state_dict()[name].add_(1)
+        assert content_of(other) != content_of(sae), name
+    denser = family.make(l0=L0 + 1).double()
+    denser.load_state_dict(sae.state_dict())
+    assert content_of(denser) != content_of(sae)
