@@ -7,6 +7,7 @@ from scipy.special import log_softmax, rel_entr
 from scipy.stats import kendalltau
 
 from sae_nfm.measures import divergence as divergence_module
+from sae_nfm.measures import fused
 from sae_nfm.measures.divergence import CORE, TOP_N, Clean, divergence
 
 VOCAB = 50
@@ -183,3 +184,38 @@ def test_top_measures_of_tokens_that_are_impossible_under_both_runs_are_finite()
     assert found["reverse_kl"].item() == pytest.approx(kl, rel=1e-5)
     middle = p * np.log(p / 0.5) + (1 - p) * np.log((1 - p) / 0.5)
     assert found["js"].item() == pytest.approx(middle, rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_one_loop_gives_what_single_operations_give(dtype):
+    p, q = (logits_of(30, seed=seed).to(dtype).log_softmax(-1) for seed in (0, 1))
+    thresholds = q[:, :1], q[:, 1:2]
+    one = fused.fused_sums(p.exp(), p, q, *thresholds)
+    torch.testing.assert_close(tuple(one), fused._sums(p.exp(), p, q, *thresholds))
+
+
+def test_without_a_compiler_the_top_measures_are_the_same(tokens, monkeypatch, caplog):
+    clean, spliced = logits_of(4, 7), logits_of(4, 7, seed=1)
+    expected = measured(clean, spliced, tokens, top_n=5)
+    fused._summed.cache_clear()
+
+    def no_compiler(*_, **__):
+        def fail(*_):
+            raise RuntimeError("no C++ compiler")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    with caplog.at_level("INFO"):
+        found = measured(clean, spliced, tokens, top_n=5)
+    fused._summed.cache_clear()
+    assert "no C++ compiler" in caplog.text
+    torch.testing.assert_close(found, expected)
+
+
+def test_tokens_that_the_clean_run_thinks_unlikely_may_be_on_top(tokens):
+    clean = logits_of(4, 7).double()
+    spliced = -clean  # none of the likely tokens is among the likeliest
+    found = measured(clean, spliced, tokens, top_n=5)
+    assert (found["top_n_overlap"] == 0).all()
+    assert (found["clean_argmax_rank"] == VOCAB).all()

@@ -1,19 +1,16 @@
 """How far a spliced next-token distribution is from the clean one, token by token."""
 
-import math
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from torch import Tensor
 
-from sae_nfm.models.largest import largest_by_groups
+from sae_nfm.measures.fused import LEAST, fused_sums
+from sae_nfm.models.largest import largest, largest_by_groups
 
-_CPU_ELEMENTS = 1 << 18  # logits worked on at once: what the cache of a core holds beside their temporaries
+_CPU_ELEMENTS = 1 << 19  # logits worked on at once: with more they fall out of the cache
 _GPU_ELEMENTS = 1 << 28
-
-_LEAST = math.log(1e-30)
-"""Log-probabilities are exponentiated from here on: products with less would be slow denormal numbers."""
 
 CORE = ("kl", "ce", "agreement")
 TOP_N = ("top_n_kl", "top_n_overlap", "top_n_kendall_tau", "reverse_kl", "js", "clean_argmax_rank")
@@ -29,6 +26,8 @@ class Clean(NamedTuple):
     """The token that follows; -1 where the block ends."""
     top: Int64[Tensor, "block pos n"]
     """The N most likely tokens, the likeliest first; N may be 0."""
+    likely: Int64[Tensor, "block pos m"]
+    """The same and some more, among which Q's N most likely tokens nearly always are."""
 
     @classmethod
     def of(
@@ -38,7 +37,9 @@ class Clean(NamedTuple):
         log_p = logits.to(_wide(logits.dtype)).log_softmax(-1)
         targets = torch.full_like(tokens, -1)
         targets[:, :-1] = tokens[:, 1:]
-        return cls(log_p, _probability(log_p), log_p.argmax(-1), targets, log_p.topk(top_n, dim=-1).indices)
+        likely = log_p.topk(min(4 * top_n, log_p.shape[-1]), dim=-1).indices
+        p = log_p.exp().clamp_min_(LEAST)
+        return cls(log_p, p, log_p.argmax(-1), targets, likely[..., :top_n], likely)
 
 
 @torch.no_grad()
@@ -64,22 +65,50 @@ def divergence(
     budget = _CPU_ELEMENTS if logits.device.type == "cpu" else _GPU_ELEMENTS
     size = max(1, budget // logits.shape[-1])
     slices = [
-        _measure(Clean(*parts), q) for *parts, q in zip(*(part.split(size) for part in flat), strict=True)
+        _over_vocabulary(Clean(*parts), q)
+        for *parts, q in zip(*(part.split(size) for part in flat), strict=True)
     ]
-    return torch.cat(slices, dim=1).unflatten(1, logits.shape[:2])
+    values = torch.cat(slices, dim=1)
+    if clean.top.shape[-1]:
+        values = _with_top(Clean(*flat[:-1]), values)
+    return values.unflatten(1, logits.shape[:2])
 
 
-def _measure(clean: Clean, logits: Float[Tensor, "token d_vocab"]) -> Float[Tensor, "measure token"]:
-    """All measures of a slice of tokens; the fields of `clean` are flattened likewise."""
+def _over_vocabulary(clean: Clean, logits: Float[Tensor, "token d_vocab"]) -> Float[Tensor, "value token"]:
+    """What needs all logits of a slice of tokens; the fields of `clean` are flattened likewise."""
     log_q = logits.to(clean.log_p.dtype).log_softmax(-1)
+    best = log_q.gather(-1, clean.argmax.unsqueeze(-1))
     target = log_q.gather(-1, clean.targets.clamp_min(0).unsqueeze(-1)).squeeze(-1)
-    difference = clean.log_p - log_q
-    core = [
-        torch.linalg.vecdot(clean.p, difference),
-        -target * (clean.targets >= 0),
-        (log_q.gather(-1, clean.argmax.unsqueeze(-1)).squeeze(-1) == log_q.amax(-1)).to(target.dtype),
-    ]
-    return torch.stack(core + (_top_n(clean, log_q, difference) if clean.top.shape[-1] else []))
+    ce = -target * (clean.targets >= 0)
+    if clean.top.shape[-1]:
+        return _top_and_core(clean, log_q, best, ce)
+    kl = torch.linalg.vecdot(clean.p, clean.log_p - log_q)
+    return torch.stack([kl, ce, (best.squeeze(-1) == log_q.amax(-1)).to(kl.dtype)])
+
+
+def _top_and_core(clean: Clean, log_q: Tensor, best: Tensor, ce: Tensor) -> Tensor:
+    """Q's n most likely tokens are looked for among P's likely ones, and among all only where that fails."""
+    n = clean.top.shape[-1]
+    of_likely = log_q.gather(-1, clean.likely)
+    nth = largest(of_likely, n)[0].amin(-1, keepdim=True)
+    kl, reverse_kl, js, above_best, above_nth = fused_sums(clean.p, clean.log_p, log_q, best, nth)
+    if (missed := above_nth != (of_likely > nth).sum(-1)).any():
+        nth[missed] = largest_by_groups(log_q[missed], n)[0].amin(-1, keepdim=True)
+    overlap = (of_likely[:, :n] >= nth).to(kl.dtype).mean(-1)
+    agreement = (above_best == 0).to(kl.dtype)
+    values = torch.stack([kl, ce, agreement, overlap, reverse_kl, js, 1 + above_best])
+    return torch.cat([values, of_likely[:, :n].T])
+
+
+def _with_top(clean: Clean, values: Float[Tensor, "value token"]) -> Float[Tensor, "measure token"]:
+    """Put in what the log-probabilities of P's top tokens, which stand last, tell."""
+    n = clean.top.shape[-1]
+    core, (overlap, *others), log_q = values[: len(CORE)], values[len(CORE) : -n], values[-n:].T
+    p, difference = clean.p.gather(-1, clean.top), clean.log_p.gather(-1, clean.top) - log_q
+    kl = top_n_divergence(p, log_q.exp(), difference)
+    first, second = torch.triu_indices(n, n, offset=1, device=log_q.device)
+    tau = (log_q[:, first] - log_q[:, second]).sign_().mean(-1) if n > 1 else torch.ones_like(kl)
+    return torch.cat([core, torch.stack([kl, overlap, tau, *others])])
 
 
 def top_n_divergence(
@@ -94,32 +123,6 @@ def top_n_divergence(
     """
     p_rest, q_rest = ((1 - part.sum(-1)).clamp_min(1e-30) for part in (p_top, q_top))
     return torch.linalg.vecdot(p_top, difference) + p_rest * (p_rest / q_rest).log()
-
-
-def _top_n(clean: Clean, log_q: Tensor, difference: Tensor) -> list[Tensor]:
-    q, top, n = _probability(log_q), clean.top, clean.top.shape[-1]
-    log_top_q = log_q.gather(-1, top)
-    p_top, q_top = clean.p.gather(-1, top), log_top_q.exp()
-    later = torch.triu(torch.ones(n, n, dtype=torch.bool, device=top.device), diagonal=1)
-    order = (log_top_q.unsqueeze(-1) - log_top_q.unsqueeze(-2)).sign()[:, later]
-    best = log_q.gather(-1, clean.argmax.unsqueeze(-1))
-    reverse_kl = -torch.linalg.vecdot(q, difference)
-    # log M = log Q + half with half = log ½(1 + P/Q): finite where both probabilities underflow.
-    half = nn.functional.softplus(difference).sub_(math.log(2))
-    js = 0.5 * (torch.linalg.vecdot(clean.p, difference) - torch.linalg.vecdot(q.add_(clean.p), half))
-    above = torch.gt(log_q, best, out=half).sum(-1)  # as numbers, which are added faster than bools
-    return [
-        top_n_divergence(p_top, q_top, difference.gather(-1, top)),
-        (log_top_q >= largest_by_groups(log_q, n)[0].amin(-1, keepdim=True)).to(q.dtype).mean(-1),
-        order.mean(-1) if n > 1 else torch.ones_like(best.squeeze(-1)),
-        reverse_kl,
-        js,
-        1 + above,
-    ]
-
-
-def _probability(log: Tensor) -> Tensor:
-    return log.clamp_min(_LEAST).exp_()
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

@@ -27,10 +27,12 @@ def largest_by_groups(
     """The same, faster: `torch.topk` reads a row several times on a GPU, digit by digit.
 
     The k largest are in the k groups whose largest are largest, so that one reading leaves as many groups and
-    then as many candidates to choose from, both few where groups have √(numbers / k) members.
+    then as many candidates to choose from, both few where groups have √(numbers / k) members. On a CPU, where
+    each number costs less the fewer of them are wanted, there are as many groups as members of each.
     """
-    size = math.isqrt(x.shape[1] // k)
-    return torch.topk(x, k, dim=-1, sorted=False) if size < _WORTHWHILE else _by_groups(x, k, size)
+    size = math.isqrt(x.shape[1] if x.device.type == "cpu" else x.shape[1] // k)
+    few = size < _WORTHWHILE or x.shape[1] // size < k
+    return torch.topk(x, k, dim=-1, sorted=False) if few else _by_groups(x, k, size)
 
 
 def _by_groups(x: Tensor, k: int, size: int) -> tuple[Tensor, Tensor]:
