@@ -65,50 +65,40 @@ def divergence(
     budget = _CPU_ELEMENTS if logits.device.type == "cpu" else _GPU_ELEMENTS
     size = max(1, budget // logits.shape[-1])
     slices = [
-        _over_vocabulary(Clean(*parts), q)
-        for *parts, q in zip(*(part.split(size) for part in flat), strict=True)
+        _measure(Clean(*parts), q) for *parts, q in zip(*(part.split(size) for part in flat), strict=True)
     ]
-    values = torch.cat(slices, dim=1)
-    if clean.top.shape[-1]:
-        values = _with_top(Clean(*flat[:-1]), values)
-    return values.unflatten(1, logits.shape[:2])
+    return torch.cat(slices, dim=1).unflatten(1, logits.shape[:2])
 
 
-def _over_vocabulary(clean: Clean, logits: Float[Tensor, "token d_vocab"]) -> Float[Tensor, "value token"]:
-    """What needs all logits of a slice of tokens; the fields of `clean` are flattened likewise."""
+def _measure(clean: Clean, logits: Float[Tensor, "token d_vocab"]) -> Float[Tensor, "measure token"]:
+    """All measures of a slice of tokens; the fields of `clean` are flattened likewise."""
     log_q = logits.to(clean.log_p.dtype).log_softmax(-1)
     best = log_q.gather(-1, clean.argmax.unsqueeze(-1))
     target = log_q.gather(-1, clean.targets.clamp_min(0).unsqueeze(-1)).squeeze(-1)
     ce = -target * (clean.targets >= 0)
     if clean.top.shape[-1]:
-        return _top_and_core(clean, log_q, best, ce)
+        return _with_top_n(clean, log_q, best, ce)
     kl = torch.linalg.vecdot(clean.p, clean.log_p - log_q)
     return torch.stack([kl, ce, (best.squeeze(-1) == log_q.amax(-1)).to(kl.dtype)])
 
 
-def _top_and_core(clean: Clean, log_q: Tensor, best: Tensor, ce: Tensor) -> Tensor:
+def _with_top_n(clean: Clean, log_q: Tensor, best: Tensor, ce: Tensor) -> Tensor:
     """Q's n most likely tokens are looked for among P's likely ones, and among all only where that fails."""
-    n = clean.top.shape[-1]
+    top, n = clean.top, clean.top.shape[-1]
     of_likely = log_q.gather(-1, clean.likely)
     nth = largest(of_likely, n)[0].amin(-1, keepdim=True)
     kl, reverse_kl, js, above_best, above_nth = fused_sums(clean.p, clean.log_p, log_q, best, nth)
     if (missed := above_nth != (of_likely > nth).sum(-1)).any():
         nth[missed] = largest_by_groups(log_q[missed], n)[0].amin(-1, keepdim=True)
-    overlap = (of_likely[:, :n] >= nth).to(kl.dtype).mean(-1)
-    agreement = (above_best == 0).to(kl.dtype)
-    values = torch.stack([kl, ce, agreement, overlap, reverse_kl, js, 1 + above_best])
-    return torch.cat([values, of_likely[:, :n].T])
-
-
-def _with_top(clean: Clean, values: Float[Tensor, "value token"]) -> Float[Tensor, "measure token"]:
-    """Put in what the log-probabilities of P's top tokens, which stand last, tell."""
-    n = clean.top.shape[-1]
-    core, (overlap, *others), log_q = values[: len(CORE)], values[len(CORE) : -n], values[-n:].T
-    p, difference = clean.p.gather(-1, clean.top), clean.log_p.gather(-1, clean.top) - log_q
-    kl = top_n_divergence(p, log_q.exp(), difference)
+    log_top_q = of_likely[:, :n]
+    top_n_kl = top_n_divergence(
+        clean.p.gather(-1, top), log_top_q.exp(), clean.log_p.gather(-1, top) - log_top_q
+    )
+    overlap = (log_top_q >= nth).to(kl.dtype).mean(-1)
     first, second = torch.triu_indices(n, n, offset=1, device=log_q.device)
-    tau = (log_q[:, first] - log_q[:, second]).sign_().mean(-1) if n > 1 else torch.ones_like(kl)
-    return torch.cat([core, torch.stack([kl, overlap, tau, *others])])
+    tau = (log_top_q[:, first] - log_top_q[:, second]).sign_().mean(-1) if n > 1 else torch.ones_like(kl)
+    agreement = (above_best == 0).to(kl.dtype)
+    return torch.stack([kl, ce, agreement, top_n_kl, overlap, tau, reverse_kl, js, 1 + above_best])
 
 
 def top_n_divergence(
@@ -121,7 +111,7 @@ def top_n_divergence(
         q_top: Q of the same.
         difference: log P − log Q of the same.
     """
-    p_rest, q_rest = ((1 - part.sum(-1)).clamp_min(1e-30) for part in (p_top, q_top))
+    p_rest, q_rest = ((1 - part.sum(-1)).clamp_min(LEAST) for part in (p_top, q_top))
     return torch.linalg.vecdot(p_top, difference) + p_rest * (p_rest / q_rest).log()
 
 

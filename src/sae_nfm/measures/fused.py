@@ -63,8 +63,9 @@ def _summed(device: str, dtype: torch.dtype) -> Callable[..., tuple[Tensor, ...]
     """The loop for a device, compiled at some numbers; operation by operation, where that fails."""
     compiled = torch.compile(_sums, dynamic=True)
     logits = torch.linspace(-1, 1, 64 * 4096, device=device, dtype=dtype).view(64, 4096)
-    try:
-        compiled(logits.exp(), logits, logits, logits[:, :1], logits[:, 1:2])
+    first, second = logits[:, :1].contiguous(), logits[:, 1:2].contiguous()
+    try:  # with tensors laid out as they will be, and none twice, or it would be compiled again
+        compiled(logits.exp(), logits, -logits, first, second)
     except Exception as error:  # whatever a compiler that is missing, or does not fit, may raise
         log.info("the top-N measures are computed operation by operation, as torch.compile says: %s", error)
         return _sums

@@ -11,8 +11,8 @@ from sae_nfm.settings.values import NotAllowed
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """To choose from on held-out tokens, relative to the mean of the features' squared norms."""
 _SCATTER_COST = 256  # of one scattered addition, in multiply-adds of a matrix product: measured, 200 to 700
-_ENTRIES_AT_ONCE = 1 << 25  # of pairs or dense features held in memory
-_PAIRS_AT_ONCE = 1 << 21  # written out with their numbers, at some 40 bytes each
+_ENTRIES_AT_ONCE = 1 << 25  # dense features held in memory, or pairs of the tokens that are added together
+_PAIRS_AT_ONCE = 1 << 21  # of these that are written out at a time, at some 40 bytes each
 _ROWS_AT_ONCE = 1024
 _TOLERANCE, _ITERATIONS = 1e-6, 1000  # of conjugate gradients: residual over right-hand side
 
