@@ -11,8 +11,7 @@ from sae_nfm.settings.values import NotAllowed
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """To choose from on held-out tokens, relative to the mean of the features' squared norms."""
 _SCATTER_COST = 256  # of one scattered addition, in multiply-adds of a matrix product: measured, 200 to 700
-_ENTRIES_AT_ONCE = 1 << 25  # dense features held in memory, or pairs of the tokens that are added together
-_PAIRS_AT_ONCE = 1 << 21  # of these that are written out at a time, at some 40 bytes each
+_ENTRIES_AT_ONCE = 1 << 25  # of pairs or dense features held in memory
 _ROWS_AT_ONCE = 1024
 _TOLERANCE, _ITERATIONS = 1e-6, 1000  # of conjugate gradients: residual over right-hand side
 
@@ -68,11 +67,9 @@ class NormalEquations:
         indices, order = features.indices.sort(dim=1)
         values = features.values.gather(1, order).double()
         first, second = torch.triu_indices(k, k, device=indices.device)
-        at_once = max(1, _PAIRS_AT_ONCE // len(first))
-        for active, f in zip(indices.split(at_once), values.split(at_once), strict=True):
-            pairs = active[:, first] * size + active[:, second]
-            products = f[:, first] * f[:, second]
-            self._gram.view(-1).scatter_add_(0, pairs.flatten(), products.flatten())
+        pairs = indices[:, first] * size + indices[:, second]
+        products = values[:, first] * values[:, second]
+        self._gram.view(-1).scatter_add_(0, pairs.flatten(), products.flatten())
         self._is_mirrored = False
         self.cross += transposed_sum(values.to(target.dtype), indices, target, size)
 
@@ -94,9 +91,10 @@ class NormalEquations:
         added = torch.zeros_like(diagonal)
         added[: self.num_features] = ridge * diagonal[: self.num_features].mean()
         if 2 * bytes_of(self.num_features) <= free_bytes(self._gram.device):
-            shifted = self.gram.clone()
-            shifted.diagonal().add_(added)
-            solution = torch.cholesky_solve(self.cross, torch.linalg.cholesky(shifted))
+            factor = self.gram.clone()
+            factor.diagonal().add_(added)
+            factor = torch.linalg.cholesky(factor)  # by its name: solving takes another copy of it
+            solution = torch.cholesky_solve(self.cross, factor)
         else:
             solution = conjugate_gradients(self.gram, added, self.cross)
         return solution[: self.num_features], solution[-1] if self.bias else None
