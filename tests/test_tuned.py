@@ -117,6 +117,14 @@ def test_what_is_planted_stays_where_the_nfm_is_trained_for_kl(suite):
     assert "sae_alone" not in found["conditions"]  # it would move what is planted on
     assert kl(found, "sae_nfm") < kl(found, "sae")
     assert kl(found, "sae_planted") < kl(found, "sae_nfm")
+    plant = load_file(f"{found['artifacts']['plant']['path']}/weights.safetensors")
+    truth = load_file(f"{found['artifacts']['sae_planted_nfm_for_kl']['path']}/weights.safetensors")
+    assert torch.equal(truth["tuples"], plant["tuples"])
+    assert truth["W_lin"].any()
+    assert not torch.equal(truth["directions"], plant["gain"] * plant["directions"])
+    tuned = [found["validation"][name] for name in ("nfm_for_kl", "sae_planted_nfm_for_kl")]
+    assert tuned[0]["train_tokens"] == tuned[1]["train_tokens"]
+    assert tuned[1]["kl"] < tuned[0]["kl"]
 
 
 def test_joint_training_and_its_controls(suite):

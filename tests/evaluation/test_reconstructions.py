@@ -17,12 +17,14 @@ from sae_nfm.evaluation.reconstructions import (
     Mean,
     OneAfterTheOther,
     Planted,
+    PlantedPart,
     WideSAE,
     WithoutParts,
     Zero,
 )
 from sae_nfm.models.residuals.linear import AffineMap, DecoderRefit, OutputBias
 from sae_nfm.models.residuals.mlp import CodesMLP
+from sae_nfm.recipes.course import Step
 from sae_nfm.recipes.recipe import Foundation
 from small_models import make_autoencoder
 
@@ -74,7 +76,7 @@ def test_another_sae_and_what_was_planted(batch):
     wide, planted = make_autoencoder(D, d_sae=128, nfm=False, seed=3), torch.randn(2, 5, D)
     assert torch.equal(FromAutoencoder(wide)(batch), wide(batch.x).sae)
     of_planted = batch._replace(parts=batch.parts._replace(planted=planted))
-    assert torch.equal(Planted()(of_planted), batch.parts.sae + planted)
+    assert torch.equal(PlantedPart()(of_planted), batch.parts.sae + planted)
 
 
 class Bench:
@@ -125,6 +127,15 @@ def test_controls_are_built_of_what_the_workshop_makes(autoencoder, workshop):
     assert asked == ("refit", refit)
     assert (bound.name, bound.node, bound.rounds) == ("bound", node, 3)
     assert (wide.name, wide.there, wide.wider) == ("wide", {"sae"}, size + 5000)
+
+
+def test_what_was_planted_is_as_it_is_where_nothing_is_tuned(workshop):
+    making, fitting = (Step(how, how, frozenset(), None) for how in ("make", "fit"))
+    node = {"linear": True, "bias": True}
+    workshop.order = SimpleNamespace(nfm_node=node, course=(making, fitting))
+    assert isinstance(Planted().build("sae_planted", workshop), PlantedPart)
+    workshop.order = SimpleNamespace(nfm_node=None, course=(making, Step("tune", "tune", frozenset(), None)))
+    assert isinstance(Planted().build("sae_planted", workshop), PlantedPart)
 
 
 ROLES = {

@@ -5,6 +5,7 @@ from sae_nfm.models.autoencoder import Autoencoder
 from sae_nfm.models.codes import Codes
 from sae_nfm.models.normalizer import Normalizer
 from sae_nfm.models.plant import Plant, _tuples_that_fire
+from sae_nfm.models.residuals.planted import PlantedProducts
 from sae_nfm.models.saes.topk import TopKSAE
 
 D_IN, D_SAE, TOKENS = 16, 12, 4000
@@ -32,6 +33,25 @@ def test_the_planted_part_is_the_sum_over_its_tuples(kind, size):
         assert len(set(latents)) == size
         expected += dense[:, latents].prod(1, keepdim=True) * direction
     torch.testing.assert_close(plant.planted(codes, D_SAE), plant.gain * expected)
+
+
+@pytest.mark.parametrize("kind", ["pairs", "triples", "linear", "none"])
+def test_a_model_that_knows_the_tuples_starts_as_what_was_planted(kind):
+    autoencoder, x = planted_autoencoder(kind)
+    plant, codes = autoencoder.plant, autoencoder.sae.encode(x[:50])
+    model = PlantedProducts.of(plant, D_SAE, D_IN, linear=True, bias=True)
+    torch.testing.assert_close(model(codes).total, plant.planted(codes, D_SAE))
+    assert torch.equal(model(codes).interaction, model(codes).total)
+    model(codes).total.sum().backward()
+    assert all(parameter.grad.any() for parameter in model.parameters())
+    assert {name for name, _ in model.named_parameters()} == {"W_lin", "b", "directions"}
+
+
+def test_before_anything_is_planted_it_has_the_shapes():
+    plant = Plant("triples", num_tuples=4, strength=1.0, noise=0.1)
+    model = PlantedProducts.of(plant, D_SAE, D_IN, linear=False, bias=True)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    assert shapes == {"tuples": (4, 3), "directions": (4, D_IN), "b": (D_IN,)}
 
 
 @pytest.mark.parametrize("kind", ["pairs", "triples", "linear"])

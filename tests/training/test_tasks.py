@@ -91,6 +91,7 @@ class Step:
     world_size = 1
     global_step = 3
     global_rank = 0
+    log_every_n_steps = 1
 
 
 @pytest.fixture
@@ -169,6 +170,15 @@ def test_a_latent_is_revived_after_as_many_tokens_as_asked_for(bench, batch):
     for _ in range(4):
         task.training_step(batch, 0)
     assert seen == [False, False, False, True]
+
+
+def test_figures_are_logged_at_the_steps_whose_figures_are_handed_on(bench, batch):
+    task, logged = stepping(bench.nfm_task()), []
+    task.log_dict = lambda values: logged.append((task._trainer.global_step, *values))
+    task._trainer.log_every_n_steps = 3
+    for task._trainer.global_step in range(7):
+        task.training_step(batch, 0)
+    assert logged == [(2, "train/loss"), (5, "train/loss")]
 
 
 def test_dropout_depends_on_the_step_and_the_rank_alone(bench, batch):

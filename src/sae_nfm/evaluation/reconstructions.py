@@ -16,10 +16,12 @@ from sae_nfm.models.autoencoder import Autoencoder
 from sae_nfm.models.residuals.base import ResidualModel
 from sae_nfm.models.residuals.linear import LinearControl
 from sae_nfm.models.residuals.mlp import CodesMLP
+from sae_nfm.models.residuals.planted import PlantedProducts
 from sae_nfm.recipes.course import Candidate
 from sae_nfm.recipes.training import finished
 from sae_nfm.recipes.workshop import Workshop, num_parameters
 from sae_nfm.settings.values import Count, checked
+from sae_nfm.store.store import fingerprint
 from sae_nfm.training.parts import PARTS, Part
 
 Need = Literal["nfm", "plant", "trained_sae", "surroundings", "latent_solution", "together", "tuned", "joint"]
@@ -241,14 +243,36 @@ class FromAutoencoder(Replacement):
         return self.autoencoder(batch.x).whole
 
 
-class Planted(OfTheBatch):
-    """The SAE's reconstruction plus exactly what was planted: the best that any model of the codes can do."""
+class Planted(Reconstruction):
+    """The SAE's reconstruction plus what was planted: at the residual, no model of the codes does better.
+
+    Where stages tune the NFM for what the model does, the best at the residual is not the best at that: the
+    planted products and a linear part beside them are then tuned by the same stages.
+    """
 
     role = "planted"
     needs = frozenset({"plant"})
 
+    def build(self, name: str, workshop: Workshop) -> Replacement:
+        """Tune it, where the NFM is tuned."""
+        foundation, node = workshop.foundation, workshop.order.nfm_node
+        tunings = tuple(step for step in workshop.order.course if step.how == "tune")
+        if node is None or not tunings:
+            return PlantedPart()
+        sae, plant = foundation.autoencoder.sae, foundation.autoencoder.plant
+        assert plant is not None
+        model = PlantedProducts.of(plant, sae.d_sae, sae.d_in, linear=node["linear"], bias=node["bias"])
+        known = {"model": model.settings(), "plant": workshop.artifacts["plant"]["fingerprint"]}
+        candidate = Candidate(name, workshop.own.there, model.settings(), foundation=foundation)
+        candidate.nfm, candidate.nfm_fingerprint = model, fingerprint(known)
+        return _replacement(finished(candidate, workshop, tunings), workshop)
+
+
+class PlantedPart(Replacement):
+    """x̂ and the planted part."""
+
     def forward(self, batch: Spliceable) -> Float[Tensor, "block pos d_model"]:
-        """x̂ and the planted part."""
+        """The batch has them."""
         assert batch.parts.planted is not None
         return batch.parts.sae + batch.parts.planted
 

@@ -47,6 +47,11 @@ class Plant(nn.Module):
         self.strength, self.noise = 0.0 if kind == "none" else strength, noise
 
     @property
+    def is_fitted(self) -> bool:
+        """Whether it is settled which latents are in it."""
+        return hasattr(self, "tuples")
+
+    @property
     def has_interactions(self) -> bool:
         """Whether products of latents are planted."""
         return self.size > 1
@@ -63,7 +68,7 @@ class Plant(nn.Module):
         self.register_buffer("directions", directions)
         energy = reconstruction.var(0).sum()
         self.register_buffer("noise_scale", (self.noise * energy / d_in).sqrt())
-        planted = self._products(codes, d_sae)
+        planted = products(codes, self.tuples, d_sae)
         scale = planted.std(0).clamp_min(1e-6)
         self.directions /= scale.unsqueeze(1)  # every tuple carries the same energy
         planted_energy = (planted @ self.directions).var(0).sum()
@@ -76,7 +81,7 @@ class Plant(nn.Module):
 
     def planted(self, codes: Codes, d_sae: int) -> Float[Tensor, "... d_in"]:
         """g·p(f)."""
-        return self.gain * (self._products(codes, d_sae) @ self.directions)
+        return self.gain * (products(codes, self.tuples, d_sae) @ self.directions)
 
     def unexplained(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_in"]:
         """s·ξ: noise drawn from x itself, so that a token has the same in every batch and process.
@@ -91,13 +96,14 @@ class Plant(nn.Module):
         turned = angle.cos() * _normal(below.long()) + angle.sin() * _normal(below.long() + 1)
         return self.noise_scale * turned.to(x.dtype)
 
-    def _products(self, codes: Codes, d_sae: int) -> Float[Tensor, "... tuple"]:
-        """Π_(i∈T) f_i for every tuple."""
-        latents, position = self.tuples.unique(return_inverse=True)
-        lookup = torch.full((d_sae,), len(latents), device=latents.device)
-        lookup[latents] = torch.arange(len(latents), device=latents.device)
-        few = Codes(codes.values, lookup[codes.indices]).dense(len(latents) + 1)
-        return few[..., position].prod(-1)
+
+def products(codes: Codes, tuples: Int64[Tensor, "tuple size"], d_sae: int) -> Float[Tensor, "... tuple"]:
+    """Π_(i∈T) f_i for every tuple T of latents."""
+    latents, position = tuples.unique(return_inverse=True)
+    lookup = torch.full((d_sae,), len(latents), device=latents.device)
+    lookup[latents] = torch.arange(len(latents), device=latents.device)
+    few = Codes(codes.values, lookup[codes.indices]).dense(len(latents) + 1)
+    return few[..., position].prod(-1)
 
 
 def _tuples_that_fire(codes: Codes, d_sae: int, size: int, latents: int = 32, least: float = 0.01) -> Tensor:

@@ -67,8 +67,10 @@ def save_both(figure: Figure, path: Path) -> Path:
     Returns:
         The path of the PNG.
     """
+    if (layout := figure.get_layout_engine()) is not None:
+        layout.execute(figure)
+        figure.set_layout_engine(None)  # it would draw everything once more for every file
     save(figure, path)
-    figure.set_layout_engine("none")  # laid out once is enough
     drawn = io.StringIO()
     figure.savefig(drawn, format="svg", transparent=True, metadata=_NO_METADATA)
     write_atomically(path.with_suffix(".svg"), with_dark_side(drawn.getvalue(), _IN_THE_DARK))

@@ -79,7 +79,7 @@ class BehaviourTask(SAETask):
             mse = share * (replacement - clean).pow(2).mean(-1).sum()
             loss = loss + self._over_processes(loss) / self._over_processes(mse) * mse
         fvu = self.objective.of_activation(made.target, made.reconstruction).detach()
-        self.log_dict({"train/loss": loss, "train/fvu": fvu})
+        self.log_step({"train/loss": loss, "train/fvu": fvu})
         weight = loss.detach() / fvu
         return sum((weight * term for term in self.terms(made, len(x)).values()), start=loss)
 

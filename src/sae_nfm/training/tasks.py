@@ -64,15 +64,23 @@ class DictionaryTask(LightningModule):
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
             scaler.unscale_(optimizer)  # Lightning leaves that to the step of a fused optimizer
-        self.log("train/lr", optimizer.param_groups[0]["lr"])
+        figures = {"train/lr": optimizer.param_groups[0]["lr"]}
         if gradient_clip_val:
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            norm = nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
-            self.log("train/grad_norm", norm)
+            figures["train/grad_norm"] = nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+        self.log_step(figures)
 
     def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
         """Seed dropout by the step, so that a resumed run draws what an uninterrupted one does."""
-        torch.manual_seed((self.seed * 1_000_003 + self.global_step) * 4096 + self.global_rank)
+        seed = (self.seed * 1_000_003 + self.global_step) * 4096 + self.global_rank
+        on_cpu = self.device.type == "cpu"  # seeding devices that nothing has used yet takes a millisecond
+        (torch.default_generator.manual_seed if on_cpu else torch.manual_seed)(seed)
+
+    def log_step(self, figures: Mapping[str, Any]) -> None:
+        """Log figures of a training step, if it is one whose figures the trainer hands to its loggers."""
+        every = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
+        if (self.global_step + 1) % every == 0:
+            self.log_dict(dict(figures))
 
     def validation_step(self, batch: Float[Tensor, "token d_in"], batch_idx: int) -> None:
         """Add a batch of held-out activations to the quality sums."""
@@ -139,7 +147,7 @@ class SAETask(DictionaryTask):
         fvu = self.objective.of_activation(made.target, made.reconstruction)
         terms = self.terms(made, len(batch))
         loss = sum(terms.values(), start=fvu)
-        self.log_dict({"train/loss": loss, "train/fvu": fvu})
+        self.log_step({"train/loss": loss, "train/fvu": fvu})
         return loss
 
     def terms(self, made: Made, num_tokens: int) -> dict[str, Float[Tensor, ""]]:
@@ -153,7 +161,7 @@ class SAETask(DictionaryTask):
             l0 = self.trainer.strategy.reduce(l0, reduce_op="mean")
         self.firing.count(fired, l0, num_tokens * world_size)
         terms = {f"train/{name}": value for name, value in attempt.terms.items()}
-        self.log_dict({"train/l0": attempt.l0, **terms})
+        self.log_step({"train/l0": attempt.l0, **terms})
         return attempt.terms
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -189,7 +197,7 @@ class NFMTask(DictionaryTask):
         explained = self._explained(batch)
         predicted = self.autoencoder.nfm(explained.codes).total
         loss = self.objective.of_residual(explained.target - explained.decoded, predicted)
-        self.log("train/loss", loss)
+        self.log_step({"train/loss": loss})
         return loss
 
     def validation_step(self, batch: Float[Tensor, "token d_in"], batch_idx: int) -> None:
