@@ -48,7 +48,11 @@ def test_a_model_that_knows_the_tuples_starts_as_what_was_planted(kind):
 
 
 def test_before_anything_is_planted_it_has_the_shapes():
-    plant = Plant("triples", num_tuples=4, strength=1.0, noise=0.1)
+    autoencoder, x = planted_autoencoder("none")
+    autoencoder.plant = plant = Plant("triples", num_tuples=4, strength=1.0, noise=0.1)
+    plant.shape_(D_IN)
+    parts = autoencoder(x[:50])
+    assert torch.equal(parts.x, parts.sae)
     model = PlantedProducts.of(plant, D_SAE, D_IN, linear=False, bias=True)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     assert shapes == {"tuples": (4, 3), "directions": (4, D_IN), "b": (D_IN,)}

@@ -35,8 +35,13 @@ def size(folder):
 
 @pytest.mark.parametrize(
     "overrides",
-    [(), ("activations=cached",), ("stages=[sae,nfm_linear,nfm,finetune]", "stage.finetune.tokens=8192")],
-    ids=["streamed", "cached", "tuned"],
+    [
+        (),
+        ("activations=cached",),
+        ("stages=[sae,nfm_linear,nfm,finetune]", "stage.finetune.tokens=8192"),
+        ("experiment=planted", "plant.num_tuples=2", "nfm_objective=kl", "tuning_tokens=8192"),
+    ],
+    ids=["streamed", "cached", "tuned", "planted"],
 )
 def test_what_it_lists_is_what_is_made(tmp_path, corpus_file, overrides):
     suite = Suite(tmp_path, corpus_file)

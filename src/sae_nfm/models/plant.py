@@ -47,11 +47,6 @@ class Plant(nn.Module):
         self.strength, self.noise = 0.0 if kind == "none" else strength, noise
 
     @property
-    def is_fitted(self) -> bool:
-        """Whether it is settled which latents are in it."""
-        return hasattr(self, "tuples")
-
-    @property
     def has_interactions(self) -> bool:
         """Whether products of latents are planted."""
         return self.size > 1
@@ -73,6 +68,13 @@ class Plant(nn.Module):
         self.directions /= scale.unsqueeze(1)  # every tuple carries the same energy
         planted_energy = (planted @ self.directions).var(0).sum()
         self.register_buffer("gain", (self.strength * self.noise * energy / planted_energy).sqrt())
+
+    def shape_(self, d_in: int) -> None:
+        """Take the shapes that `fit` would give, with nothing in them: as where a study is only planned."""
+        self.register_buffer("tuples", torch.zeros(self.num_tuples, self.size, dtype=torch.int64))
+        self.register_buffer("directions", torch.zeros(self.num_tuples, d_in))
+        for name in ("gain", "noise_scale"):
+            self.register_buffer(name, torch.zeros(()))
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Take what `fit` set from a saved state."""

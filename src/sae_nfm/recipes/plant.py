@@ -41,6 +41,7 @@ class FittedPlant(OnAnSAE):
 
     def blank(self) -> Plant:
         """Not yet fitted."""
+        self.unfitted.shape_(self.on.autoencoder.sae.d_in)
         return self.unfitted
 
     def demand(self) -> Demand:

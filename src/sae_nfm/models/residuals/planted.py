@@ -33,8 +33,6 @@ class PlantedProducts(ResidualModel):
     @classmethod
     def of(cls, plant: Plant, d_sae: int, d_out: int, linear: bool, bias: bool) -> "PlantedProducts":
         """Exactly what was planted: no linear part, and every direction as it is."""
-        if not plant.is_fitted:  # as where a study is only planned
-            return cls(d_sae, d_out, plant.num_tuples, plant.size, linear, bias)
         num_tuples, size = plant.tuples.shape
         model = cls(d_sae, d_out, num_tuples, size, linear, bias)
         with torch.no_grad():
