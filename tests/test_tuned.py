@@ -120,8 +120,7 @@ def test_what_is_planted_stays_where_the_nfm_is_trained_for_kl(suite):
     plant = load_file(f"{found['artifacts']['plant']['path']}/weights.safetensors")
     truth = load_file(f"{found['artifacts']['sae_planted_nfm_for_kl']['path']}/weights.safetensors")
     assert torch.equal(truth["tuples"], plant["tuples"])
-    assert truth["W_lin"].any()
-    assert not torch.equal(truth["directions"], plant["gain"] * plant["directions"])
+    assert set(truth) == {"tuples", "directions", "W_lin", "b"}
     tuned = [found["validation"][name] for name in ("nfm_for_kl", "sae_planted_nfm_for_kl")]
     assert tuned[0]["train_tokens"] == tuned[1]["train_tokens"]
     assert tuned[1]["kl"] < tuned[0]["kl"]
