@@ -19,6 +19,7 @@ from timing import Bar, Report, arguments, parsed
 from vocabulary import save_narrow_gpt2
 
 from sae_nfm.attribution import choosing
+from sae_nfm.planning.plan import evaluation_of
 from sae_nfm.recipes.workshop import Workshop
 from sae_nfm.stages.attribute import Attribute
 from sae_nfm.stages.evaluate import Evaluate
@@ -37,12 +38,10 @@ class Trained:
     """A study whose dictionaries are trained, ready to be evaluated and attributed."""
 
     def __init__(self, overrides: list[str], folder: Path) -> None:
-        _, self.workshop, stages = study([*STUDY, *overrides], folder)
-        self.evaluate = next(stage for stage in stages if isinstance(stage, Evaluate))
-        self.attribute = next(stage for stage in stages if isinstance(stage, Attribute))
-        for stage in stages:
-            if stage is not self.evaluate and stage is not self.attribute:
-                stage.run(self.workshop)
+        trained = study([*STUDY, *overrides], folder)
+        trained.train()
+        self.workshop, self.evaluate = trained.workshop, evaluation_of(trained.stages)
+        self.attribute = next(stage for stage in trained.stages if isinstance(stage, Attribute))
         self.evaluate.obtain(self.workshop)
         self.attribute.obtain(self.workshop)
 

@@ -21,6 +21,8 @@ from timing import Bar, Report, arguments, parsed
 from transformers import AutoModelForCausalLM
 from vocabulary import VOCABULARY, save_narrow_gpt2
 
+from sae_nfm.planning.plan import evaluation_of
+
 DRAWS, BATCH = 5, 8
 OVERRIDES = [
     "hook=resid_post", "sae.d_sae=2048", "sae.k=32", "nfm.order=2", "trainer=cpu", "logger=none",
@@ -37,9 +39,10 @@ class Ours:
     """
 
     def __init__(self, overrides: list[str], folder: Path) -> None:
-        self.cfg, self.workshop, (*dictionaries, self.evaluate) = study([*OVERRIDES, *overrides], folder)
-        for stage in dictionaries:
-            stage.run(self.workshop)
+        trained = study([*OVERRIDES, *overrides], folder)
+        trained.train()
+        self.cfg, self.workshop = trained.cfg, trained.workshop
+        self.evaluate = evaluation_of(trained.stages)
         self.workshop.autoencoder.eval()
 
     def __call__(self) -> float:

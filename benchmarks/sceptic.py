@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from study import study
 from timing import Bar, Report, arguments, parsed
 
-from sae_nfm.stages.evaluate import Evaluate
+from sae_nfm.planning.plan import evaluation_of
 
 STUDY = (
     "experiment=quickstart", "trainer=cpu", "logger=none", "train_tokens=81920", "linear_tokens=40960",
@@ -28,13 +28,11 @@ EVALUATIONS = {
 def evaluation(overrides: list[str], folder: Path) -> Callable[[], float]:
     """What evaluates a trained dictionary, and says how many measurements it made per second."""
     folder.mkdir()
-    _, workshop, stages = study([*STUDY, *overrides], folder)
-    evaluate = next(stage for stage in stages if isinstance(stage, Evaluate))
-    for stage in stages:
-        if stage is not evaluate:
-            stage.run(workshop)
-    evaluate.obtain(workshop)
-    return lambda: evaluate.run(workshop)["timing"]["eval_measurements_per_s"]
+    trained = study([*STUDY, *overrides], folder)
+    trained.train()
+    evaluate = evaluation_of(trained.stages)
+    evaluate.obtain(trained.workshop)
+    return lambda: evaluate.run(trained.workshop)["timing"]["eval_measurements_per_s"]
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from sae_nfm import config
 from sae_nfm.launch.composed import composed
 from sae_nfm.recipes.workshop import Workshop
 from sae_nfm.stages.stage import Stage
+from sae_nfm.stages.train import Train
 from sae_nfm.tracking.trackers import Tracker
 
 
@@ -18,6 +19,12 @@ class Study(NamedTuple):
     cfg: DictConfig
     workshop: Workshop
     stages: list[Stage]
+
+    def train(self) -> None:
+        """Make its dictionaries."""
+        for stage in self.stages:
+            if isinstance(stage, Train):
+                stage.run(self.workshop)
 
 
 def study(overrides: list[str], folder: Path) -> Study:

@@ -39,7 +39,7 @@ def test_the_planted_part_is_the_sum_over_its_tuples(kind, size):
 def test_a_model_that_knows_the_tuples_starts_as_what_was_planted(kind):
     autoencoder, x = planted_autoencoder(kind)
     plant, codes = autoencoder.plant, autoencoder.sae.encode(x[:50])
-    model = PlantedProducts.of(plant, D_SAE, D_IN, linear=True, bias=True)
+    model = PlantedProducts.of(plant, D_SAE, linear=True, bias=True)
     torch.testing.assert_close(model(codes).total, plant.planted(codes, D_SAE))
     assert torch.equal(model(codes).interaction, model(codes).total)
     model(codes).total.sum().backward()
@@ -53,7 +53,7 @@ def test_before_anything_is_planted_it_has_the_shapes():
     plant.shape_(D_IN)
     parts = autoencoder(x[:50])
     assert torch.equal(parts.x, parts.sae)
-    model = PlantedProducts.of(plant, D_SAE, D_IN, linear=False, bias=True)
+    model = PlantedProducts.of(plant, D_SAE, linear=False, bias=True)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     assert shapes == {"tuples": (4, 3), "directions": (4, D_IN), "b": (D_IN,)}
 

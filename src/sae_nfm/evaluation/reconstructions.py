@@ -259,9 +259,9 @@ class Planted(Reconstruction):
         tunings = tuple(step for step in workshop.order.course if step.how == "tune")
         if node is None or not tunings:
             return PlantedPart()
-        sae, plant = foundation.autoencoder.sae, foundation.autoencoder.plant
-        assert plant is not None
-        model = PlantedProducts.of(plant, sae.d_sae, sae.d_in, linear=node["linear"], bias=node["bias"])
+        on = foundation.autoencoder
+        assert on.plant is not None
+        model = PlantedProducts.of(on.plant, on.sae.d_sae, linear=node["linear"], bias=node["bias"])
         known = {"model": model.settings(), "plant": workshop.artifacts["plant"]["fingerprint"]}
         candidate = Candidate(name, workshop.own.there, model.settings(), foundation=foundation)
         candidate.nfm, candidate.nfm_fingerprint = model, fingerprint(known)

@@ -80,7 +80,7 @@ class DictionaryTask(LightningModule):
         """Log figures of a training step, if it is one whose figures the trainer hands to its loggers."""
         every = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
         if (self.global_step + 1) % every == 0:
-            self.log_dict(dict(figures))
+            self.log_dict(figures)
 
     def validation_step(self, batch: Float[Tensor, "token d_in"], batch_idx: int) -> None:
         """Add a batch of held-out activations to the quality sums."""

@@ -31,9 +31,9 @@ class PlantedProducts(ResidualModel):
         self.directions = nn.Parameter(torch.zeros(num_tuples, d_out))
 
     @classmethod
-    def of(cls, plant: Plant, d_sae: int, d_out: int, linear: bool, bias: bool) -> "PlantedProducts":
+    def of(cls, plant: Plant, d_sae: int, linear: bool, bias: bool) -> "PlantedProducts":
         """Exactly what was planted: no linear part, and every direction as it is."""
-        num_tuples, size = plant.tuples.shape
+        (num_tuples, size), d_out = plant.tuples.shape, plant.directions.shape[1]
         model = cls(d_sae, d_out, num_tuples, size, linear, bias)
         with torch.no_grad():
             model.tuples.copy_(plant.tuples)
