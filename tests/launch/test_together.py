@@ -88,7 +88,7 @@ def test_a_process_that_is_killed_goes_on_where_it_was(tmp_path, corpus_file):
     sae = suite.folder / "artifacts" / "sae"
     try:
         wait_until(lambda: len(list(sae.glob("*.partial/checkpoints/last.ckpt"))) == 2)
-        (group,) = [pid for pid, args in suite.processes().items() if "sae_nfm.launch.group" in args]
+        (group,) = [pid for pid, args in suite.processes().items() if "sae_nfm.launch" in args]
         os.kill(group, signal.SIGKILL)
         assert sweep.wait(60) == 1
     finally:

@@ -1,12 +1,15 @@
-"""The process of several jobs, each a study in a thread of its own: `python -m sae_nfm.launch.group`."""
+"""The process of several jobs, each a study in a thread of its own."""
 
 import logging
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,12 +23,13 @@ from sae_nfm.launch.together import gigabytes_of_this_process, jobs_of_this_proc
 from sae_nfm.progress import Terminal
 from sae_nfm.settings.schema import register
 from sae_nfm.store.company import Company, Together
-from sae_nfm.store.processes import end_with_parent, raise_when_terminated
+from sae_nfm.store.processes import end_with_maker, end_with_parent, raise_when_terminated
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 _FORMAT, _TIME = "%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"
 _GRACE = 10.0  # seconds that studies have to end
+_WRITERS = min(4, os.cpu_count() or 1)  # processes for reports, which come all at once
 
 
 def main() -> None:
@@ -44,8 +48,9 @@ def main() -> None:
         chosen = groups(ready, left)
         for line in in_words(chosen, left):
             log.info(line)
-        for group in chosen:
-            _run(group, Together(len(group), kept), printed)
+        with ProcessPoolExecutor(_WRITERS, get_context("spawn"), end_with_maker) as writers:
+            for group in chosen:
+                _run(group, Together(len(group), kept, writers), printed)
 
 
 def _prepared(jobs: list[dict[str, Any]], company: Company, printed: PrintedByThread) -> Iterator[Prepared]:
@@ -102,7 +107,3 @@ def _attempt(act: Callable[[], T], log_file: Path) -> tuple[T | None, str]:
     except SystemExit as end:
         print(end.code)
         return None, str(end.code).partition("\n")[0].removeprefix("error: ")
-
-
-if __name__ == "__main__":
-    main()

@@ -72,7 +72,7 @@ def report(found: dict[str, Any], folder: Path, tracker: Tracker, company: Compa
     print_ratios(found)
     print_finding(found)
     try:
-        page = company.aside(lambda: write_report(found, folder))
+        page = company.aside(write_report, found, folder)
         print(f"report: {page}")
     except OSError as error:  # as of a full disk: what was found is not lost with its page
         log.warning("there is no report of %s: %s", path, error)

@@ -122,7 +122,7 @@ def _run(group: list[Member], output: Path, gigabytes: float | None) -> None:
         environment[_ROOM] = str(gigabytes)
     started = time.perf_counter()
     with output.open("ab") as file:
-        code = waited_for([sys.executable, "-m", "sae_nfm.launch.group"], group[0].job, file, environment)
+        code = waited_for([sys.executable, "-m", "sae_nfm.launch"], group[0].job, file, environment)
     seconds = time.perf_counter() - started
     for member, begin in zip(group, begins, strict=True):
         if member.job.outcome().state == UNFINISHED:

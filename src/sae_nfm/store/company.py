@@ -4,6 +4,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
@@ -39,9 +40,9 @@ class Company:
         """What `make` gives, the same for all as long as the process lives, such as a language model."""
         return make()
 
-    def aside(self, act: Callable[[], T]) -> T:
+    def aside(self, act: Callable[..., T], *arguments: Any) -> T:
         """What an action gives that computes nothing of torch's, such as writing a page; others go on."""
-        return act()
+        return act(*arguments)
 
     def wait_for(self, attempt: Callable[[], bool]) -> None:
         """Return as soon as an attempt succeeds; others go on meanwhile."""
@@ -72,11 +73,14 @@ class Together(Company):
     Args:
         members: how many there are; the first begins when all have come.
         forever: what is kept as long as the process lives, if there is more than one company in it.
+        beside: does what is done aside; a thread, unless another is given.
     """
 
-    def __init__(self, members: int, forever: dict[Hashable, Any] | None = None) -> None:
+    def __init__(
+        self, members: int, forever: dict[Hashable, Any] | None = None, beside: Executor | None = None
+    ) -> None:
         self._missing = members
-        self._lock, self._place_aside = threading.Lock(), threading.Lock()
+        self._lock, self._beside = threading.Lock(), beside or ThreadPoolExecutor(1)
         self._wishes: dict[int, _Wish] = {}
         self._events: dict[int, threading.Event] = {}
         self._turn: int | None = None
@@ -115,15 +119,14 @@ class Together(Company):
             self._forever[key] = make()
         return self._forever[key]
 
-    def aside(self, act: Callable[[], T]) -> T:
-        """As `Company`, one study at a time."""
+    def aside(self, act: Callable[..., T], *arguments: Any) -> T:
+        """As `Company`, by whoever stands beside."""
         state = _random_state()
         with self._lock:
             self._steps += 1
             self._give_away()
         try:
-            with self._place_aside:
-                return act()
+            return self._beside.submit(act, *arguments).result()
         finally:
             self._await_turn(_Wish(None, -1, self._steps - 1))
             _set_random_state(state)

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+from multiprocessing import parent_process
 
 ENDS_WITH = "SAE_NFM_ENDS_WITH"
 """Environment variable: id of the process that starts this one and without which it has nothing to do."""
@@ -23,6 +24,21 @@ def end_with_parent() -> None:
     ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
     if os.getppid() != int(parent):
         sys.exit(1)
+
+
+def end_with_maker() -> None:
+    """End this process when the one that made it by `multiprocessing` dies.
+
+    The kernel would do so, as above, as soon as the *thread* ends that asked for the process.
+    """
+    maker = parent_process()
+    assert maker is not None
+
+    def end() -> None:
+        maker.join()
+        os._exit(1)
+
+    threading.Thread(target=end, daemon=True).start()
 
 
 def raise_when_terminated() -> None:
