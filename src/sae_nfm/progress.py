@@ -46,7 +46,7 @@ class _Place:
 
 _IS_SILENT = False
 _PLACE: ContextVar[_Place | None] = ContextVar("place", default=None)
-"""Of a thread: studies may share a process."""
+"""Of a study: several may share a process."""
 
 
 @contextmanager

@@ -63,6 +63,25 @@ def test_artifacts_and_figures_are_those_of_single_jobs(swept, tmp_path, corpus_
         assert result["fingerprint"] == single["fingerprint"]
 
 
+def test_studies_that_train_through_the_model_in_half_precision_keep_to_themselves(tmp_path, corpus_file):
+    """One trains while the other's model runs without gradients, each under its own autocast."""
+    suites = [Suite(tmp_path / name, corpus_file) for name in ("together", "alone")]
+    for suite in suites:
+        suite.folder.mkdir()
+        suite.settings += ["trainer.precision=bf16-mixed", "evaluation.top_n=3", "tuning_tokens=8192"]
+    together, alone = suites
+    status, printed = together.run("nfm_objective=reconstruction,kl", *TOGETHER, sweep=True)
+    assert status == 0, printed
+    for objective in ("reconstruction", "kl"):
+        status, printed = alone.run(f"nfm_objective={objective}", f"hydra.run.dir={objective}")
+        assert status == 0, printed
+    made, expected = files(together), files(alone)
+    assert made == expected
+    for found in results(together, "sweep").values():
+        single = alone.result(found["settings"]["nfm_objective"])
+        assert kls(found) == pytest.approx(kls(single), rel=1e-6, abs=1e-9)
+
+
 def test_one_that_diverges_ends_no_other_and_says_why(swept):
     suite, status, printed = swept
     outcomes = {folder.name: Job(folder).outcome() for folder in (suite.folder / "sweep").glob("*/")}

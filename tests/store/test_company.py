@@ -1,6 +1,9 @@
 """Studies that share a process: who has the turn, what is computed once, whose random numbers are whose."""
 
 import threading
+from collections import Counter
+from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,21 +14,15 @@ from sae_nfm.store.company import ALONE, Together
 
 def together(*studies):
     """Run functions of a company as its members; what each returned or raised."""
-    company, found = Together(len(studies)), [None] * len(studies)
+    company, found = Together(), [None] * len(studies)
 
     def run(number, study):
         try:
-            with company.member():
-                found[number] = study(company)
+            found[number] = study(company)
         except Exception as error:
             found[number] = error
 
-    threads = [threading.Thread(target=run, args=pair, daemon=True) for pair in enumerate(studies)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    assert not any(thread.is_alive() for thread in threads)
+    company.run([partial(run, *pair) for pair in enumerate(studies)])
     return found
 
 
@@ -69,19 +66,36 @@ def test_readers_of_other_things_share_nothing():
     assert sorted(computed) == [(name, part) for name in "ab" for part in range(3)]
 
 
-def test_one_at_a_time():
-    inside, most = [], []
+def test_studies_take_turns():
+    """And each until it asks for something, with nothing of torch's that another has set."""
+    turns = []
 
-    def study(company):
-        for part in range(20):
-            company.once(("own", threading.get_ident(), part), lambda: None, part)
-            inside.append(1)
-            most.append(len(inside))
-            inside.pop()
+    def study(name, context):
+        def take_turns(company):
+            with context():
+                for part in range(3):
+                    company.once(("own", name, part), lambda: None, part)
+                    set_here = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+                    turns.extend([(name, *set_here, torch.is_autocast_enabled("cpu"))] * 2)
 
-    together(*[study] * 3)
-    assert set(most) == {1}
-    assert len(most) == 60
+        return take_turns
+
+    together(
+        study("trains", nullcontext),
+        study("looks", torch.no_grad),
+        study("evaluates", torch.inference_mode),
+        study("halves", lambda: torch.autocast("cpu", torch.bfloat16, cache_enabled=False)),
+    )
+    assert turns[::2] == turns[1::2]
+    assert Counter(turns[::2]) == {
+        ("trains", True, False, False): 3,
+        ("looks", False, False, False): 3,
+        ("evaluates", False, True, False): 3,
+        ("halves", True, False, True): 3,
+    }
+    assert torch.is_grad_enabled()
+    assert not torch.is_inference_mode_enabled()
+    assert not torch.is_autocast_enabled("cpu")
 
 
 def test_random_numbers_are_those_of_a_study_alone():
@@ -185,21 +199,29 @@ def test_what_is_kept_is_made_once():
 
 
 def test_an_end_reaches_every_study():
-    company, found, started = Together(3), [], threading.Event()
+    company, found, started = Together(), [], threading.Event()
 
     def study():
-        with pytest.raises(SystemExit), company.member():
+        with pytest.raises(SystemExit):
             Reader("a", range(10**9), []).until_ended(company, started)
         found.append("ended")
 
-    threads = [threading.Thread(target=study, daemon=True) for _ in range(3)]
-    for thread in threads:
-        thread.start()
+    thread = threading.Thread(target=company.run, args=([study] * 3,), daemon=True)
+    thread.start()
     assert started.wait(30)
     company.end(SystemExit(143))
-    for thread in threads:
-        thread.join(30)
+    thread.join(30)
     assert found == ["ended"] * 3
+
+
+def test_an_error_that_a_study_does_not_keep_to_itself_ends_no_other(caplog):
+    def fails():
+        raise OSError("No space left on device")
+
+    company, found = Together(), []
+    company.run([fails, lambda: found.append(company.once("a", lambda: 1))])
+    assert found == [1]
+    assert "No space left on device" in caplog.text
 
 
 def test_alone_everything_is_computed_at_once():

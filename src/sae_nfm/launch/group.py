@@ -1,4 +1,4 @@
-"""The process of several jobs, each a study in a thread of its own."""
+"""The process of several jobs, each a study, in turns."""
 
 import logging
 import os
@@ -6,14 +6,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future, ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sae_nfm.launch.by_thread import PrintedByThread, logged
+from sae_nfm.launch.by_study import PrintedByStudy, logged
 from sae_nfm.launch.errors import errors_of_a_study
 from sae_nfm.launch.jobs import DONE, FAILED, Job, Outcome
 from sae_nfm.launch.prepared import Prepared, groups, in_words, prepared, room
@@ -33,27 +32,50 @@ _WRITERS = min(4, os.cpu_count() or 1)  # processes for reports, which come all 
 
 
 def main() -> None:
-    """Run the jobs of this process, as many at a time as there is memory for, and say what became of each."""
+    """Run the jobs of this process, as many at a time as there is memory for, and say what became of each.
+
+    Where a signal ends the process, every study ends first, as it would alone.
+    """
     end_with_parent()
     raise_when_terminated()
     register()
-    printed, kept = PrintedByThread(sys.stdout), {}
-    sys.stdout = sys.stderr = printed
+    sys.stdout = sys.stderr = printed = PrintedByStudy(sys.stdout)
     logging.basicConfig(level=logging.INFO, format=_FORMAT, datefmt=_TIME, handlers=[Terminal()], force=True)
-    with quiet():
-        ready = list(_prepared(jobs_of_this_process(), Together(0, kept), printed))
-        if not ready:
-            return
-        left = room(ready[0].device, gigabytes_of_this_process())
-        chosen = groups(ready, left)
-        for line in in_words(chosen, left):
-            log.info(line)
-        with ProcessPoolExecutor(_WRITERS, get_context("spawn"), end_with_maker) as writers:
-            for group in chosen:
-                _run(group, Together(len(group), kept, writers), printed)
+    with quiet(), ProcessPoolExecutor(_WRITERS, get_context("spawn"), end_with_maker) as writers:
+        company, done = Together(writers), Future()
+        # One thread for all that computes, as each would have OpenMP's workers; signals go to the main one.
+        thread = threading.Thread(target=_run, args=(company, printed, done), daemon=True)
+        try:
+            thread.start()
+            done.result()
+        except BaseException as end:
+            company.end(end)
+            thread.join(_GRACE)
+            raise
 
 
-def _prepared(jobs: list[dict[str, Any]], company: Company, printed: PrintedByThread) -> Iterator[Prepared]:
+def _run(company: Together, printed: PrintedByStudy, done: Future[None]) -> None:
+    """All that computes."""
+    try:
+        done.set_result(_run_groups(company, printed))
+    except BaseException as error:
+        done.set_exception(error)
+
+
+def _run_groups(company: Together, printed: PrintedByStudy) -> None:
+    """Run the jobs, a group after the other."""
+    ready = list(_prepared(jobs_of_this_process(), company, printed))
+    if not ready:
+        return
+    left = room(ready[0].device, gigabytes_of_this_process())
+    chosen = groups(ready, left)
+    for line in in_words(chosen, left):
+        log.info(line)
+    for group in chosen:
+        company.run([partial(_study, job, company, printed) for job in group])
+
+
+def _prepared(jobs: list[dict[str, Any]], company: Company, printed: PrintedByStudy) -> Iterator[Prepared]:
     """The jobs that can run; those that cannot have said why."""
     for described in jobs:
         log_file, started = Path(described["log"]), time.perf_counter()
@@ -66,33 +88,10 @@ def _prepared(jobs: list[dict[str, Any]], company: Company, printed: PrintedByTh
             yield ready
 
 
-def _run(group: list[Prepared], company: Together, printed: PrintedByThread) -> None:
-    """Run jobs side by side."""
-    threads = [threading.Thread(target=_study, args=(job, company, printed), daemon=True) for job in group]
-    with _ended_with_this(company, threads):
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-
-
-@contextmanager
-def _ended_with_this(company: Together, threads: list[threading.Thread]) -> Iterator[None]:
-    """Where a signal ends the process, let every study end first, as it would by itself."""
-    try:
-        yield
-    except BaseException as end:
-        company.end(end)
-        deadline = time.monotonic() + _GRACE
-        for thread in threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
-        raise
-
-
-def _study(ready: Prepared, company: Together, printed: PrintedByThread) -> None:
+def _study(ready: Prepared, company: Together, printed: PrintedByStudy) -> None:
     """One job, to its record."""
     job, started = ready.job, time.perf_counter()
-    with printed.to(job.output), company.member():
+    with printed.to(job.output):
         log_file = job.folder / f"{ready.hydra.job.name}.log"
         _, why = _attempt(lambda: run_composed(ready.cfg, ready.hydra, company), log_file)
         seconds = time.perf_counter() - started

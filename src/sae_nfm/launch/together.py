@@ -35,8 +35,6 @@ _SHARED = (
     "artifacts",
 )
 _GROUP, _ROOM = "SAE_NFM_JOBS", "SAE_NFM_ROOM"
-_ONE_HEAP = {"MALLOC_ARENA_MAX": os.environ.get("MALLOC_ARENA_MAX", "1")}
-"""Of glibc: a heap for every thread, of which one computes at a time, would hold half as much again."""
 
 
 class Member(NamedTuple):
@@ -117,7 +115,7 @@ def _run(group: list[Member], output: Path, gigabytes: float | None) -> None:
     log.info("%d jobs in one process, which prints to %s", len(group), output)
     begins = [_size(member.job.output) for member in group]
     described = [{"log": str(member.log), "overrides": _overrides(member)} for member in group]
-    environment = {_GROUP: json.dumps(described), **_ONE_HEAP}
+    environment = {_GROUP: json.dumps(described)}
     if gigabytes is not None:
         environment[_ROOM] = str(gigabytes)
     started = time.perf_counter()

@@ -1,17 +1,19 @@
 """The studies that share a process: they take turns, and what several of them read is computed once."""
 
+import logging
 import random
-import threading
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from greenlet import getcurrent, greenlet
 from torch import Tensor
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 _PAUSE = 0.1  # seconds between two looks at what another process does
 
@@ -37,7 +39,7 @@ class Company:
         return compute()
 
     def kept(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What `make` gives, the same for all as long as the process lives, such as a language model."""
+        """What `make` gives, the same for all as long as the company lives, such as a language model."""
         return make()
 
     def aside(self, act: Callable[..., T], *arguments: Any) -> T:
@@ -64,46 +66,46 @@ class _Wish(NamedTuple):
 
 
 class Together(Company):
-    """Studies in threads, of which one has its turn at a time, until it asks for something that is shared.
+    """Studies of one thread, of which one has its turn at a time, until it asks for something that is shared.
 
     All that read the same thing have it before anything else is computed, so that it is kept no longer than
     that, and studies that read the same sequence stay side by side. Who is behind goes first. Each study has
-    its own random state.
+    its own random state. They are coroutines, and no threads: OpenMP would keep workers for every thread, and
+    with more of them than cores have them sleep between any two operations.
 
     Args:
-        members: how many there are; the first begins when all have come.
-        forever: what is kept as long as the process lives, if there is more than one company in it.
         beside: does what is done aside; a thread, unless another is given.
     """
 
-    def __init__(
-        self, members: int, forever: dict[Hashable, Any] | None = None, beside: Executor | None = None
-    ) -> None:
-        self._missing = members
-        self._lock, self._beside = threading.Lock(), beside or ThreadPoolExecutor(1)
-        self._wishes: dict[int, _Wish] = {}
-        self._events: dict[int, threading.Event] = {}
-        self._turn: int | None = None
+    def __init__(self, beside: Executor | None = None) -> None:
+        self._beside = beside or ThreadPoolExecutor(1)
+        self._wishes: dict[greenlet, _Wish] = {}
         self._steps = 0
         self._held: tuple[Hashable, Any] | None = None
-        self._forever = {} if forever is None else forever
+        self._kept: dict[Hashable, Any] = {}
         self._end: BaseException | None = None
 
-    @contextmanager
-    def member(self) -> Iterator[None]:
-        """Belong to the company, from this thread's first turn on; one that leaves gives its turn away."""
-        try:
-            self._await_turn(_Wish(None, -1, -1))
-            yield
-        finally:
-            with self._lock:
-                del self._events[threading.get_ident()]
-                self._steps += 1
-                self._give_away()
+    def run(self, studies: Sequence[Callable[[], None]]) -> None:
+        """Run studies side by side, each to its end; what one raises ends no other."""
+        self._wishes = {greenlet(study): _Wish(None, -1, -1) for study in studies}
+        before = _random_state()
+        while self._wishes:
+            chosen = self._chosen()
+            wish = self._wishes.pop(chosen)
+            self._steps += wish.key is not None or wish.since < 0
+            if wish.since < 0:
+                if self._end is not None:
+                    continue
+                _set_random_state(before)
+            try:
+                chosen.switch()
+            except Exception:
+                log.exception("a study ended")
+        self._held = None
 
     def once(self, key: Hashable, compute: Callable[[], T], place: int = 0) -> T:
         """As `Company`: the first that asks computes, and the others are given the same."""
-        self._await_turn(_Wish(key, place, self._steps))
+        self._wait(_Wish(key, place, self._steps))
         if self._held is None or self._held[0] != key:
             self._held = None  # let go of it before the next is made
             self._held = (key, compute())
@@ -115,56 +117,39 @@ class Together(Company):
 
     def kept(self, key: Hashable, make: Callable[[], T]) -> T:
         """As `Company`."""
-        if key not in self._forever:
-            self._forever[key] = make()
-        return self._forever[key]
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]
 
     def aside(self, act: Callable[..., T], *arguments: Any) -> T:
         """As `Company`, by whoever stands beside."""
-        state = _random_state()
-        with self._lock:
-            self._steps += 1
-            self._give_away()
-        try:
-            return self._beside.submit(act, *arguments).result()
-        finally:
-            self._await_turn(_Wish(None, -1, self._steps - 1))
-            _set_random_state(state)
+        done = self._beside.submit(act, *arguments)
+        self.wait_for(done.done)
+        return done.result()
 
     def wait_for(self, attempt: Callable[[], bool]) -> None:
         """As `Company`: tried again whenever another study has come further."""
         while not attempt():
-            self._await_turn(_Wish(None, -1, self._steps))
+            self._wait(_Wish(None, -1, self._steps))
 
     def end(self, error: BaseException) -> None:
         """Have every study end with an error as soon as its next turn comes."""
         self._end = error
 
-    def _await_turn(self, wish: _Wish) -> None:
-        """Give the turn away, and come back with it; the study's random state is then what it was."""
-        state, me = _random_state(), threading.get_ident()
-        event = self._events.setdefault(me, threading.Event())
-        with self._lock:
-            self._wishes[me] = wish
-            self._missing -= wish.since < 0
-            if self._turn in (None, me) and not self._missing:
-                self._give_away()
-        event.wait()
-        event.clear()
+    def _wait(self, wish: _Wish) -> None:
+        """Give the turn away, and come back with it, torch and chance in the state that they were in."""
+        me = getcurrent()
+        assert me.parent is not None
+        self._wishes[me] = wish
+        state = _random_state()
+        with _as_at_the_start():
+            me.parent.switch()
         _set_random_state(state)
         if self._end is not None:
             raise self._end
 
-    def _give_away(self) -> None:
-        """Let another have its turn, with the lock held."""
-        self._turn = self._chosen()
-        if self._turn is not None:
-            wish = self._wishes.pop(self._turn)
-            self._steps += wish.key is not None or wish.since < 0
-            self._events[self._turn].set()
-
-    def _chosen(self) -> int | None:
-        """Whose turn it is; nobody's, where nobody waits."""
+    def _chosen(self) -> greenlet:
+        """Whose turn it is."""
         held = self._held[0] if self._held else None
         reading = {who: wish for who, wish in self._wishes.items() if wish.key is not None}
         served = [who for who, wish in reading.items() if wish.key == held]
@@ -173,9 +158,21 @@ class Together(Company):
             return (others or served)[0]
         if reading:
             return min(reading, key=lambda who: reading[who].place)
-        if self._wishes:  # all of them wait for other processes
-            time.sleep(_PAUSE)
-        return next(iter(self._wishes), None)
+        time.sleep(_PAUSE)  # all of them wait for something outside: let each look again
+        self._steps += 1
+        return next(iter(self._wishes))
+
+
+@contextmanager
+def _as_at_the_start() -> Iterator[None]:
+    """What torch keeps for a thread, as it is where nothing has been set; and as it was, after that."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
 
 
 def _random_state() -> tuple[Any, ...]:

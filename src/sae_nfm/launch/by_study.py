@@ -2,36 +2,36 @@
 
 import io
 import logging
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TextIO
 
 _FORMAT = "[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"
+_PRINTED: ContextVar[TextIO | None] = ContextVar("printed", default=None)
+_LOGGED: ContextVar[Path | None] = ContextVar("logged", default=None)
 
 
-class PrintedByThread(io.TextIOBase):
-    """A stream whose text goes where its thread prints to.
+class PrintedByStudy(io.TextIOBase):
+    """A stream whose text goes where its study prints to.
 
     Args:
-        otherwise: where that of other threads goes.
+        otherwise: where all other text goes.
     """
 
     def __init__(self, otherwise: TextIO) -> None:
         self._otherwise = otherwise
-        self._files: dict[int, TextIO] = {}
 
     @contextmanager
     def to(self, path: Path) -> Iterator[None]:
-        """Have this thread print to a file."""
-        me = threading.get_ident()
+        """Have what is printed within, by this study, go to a file."""
         with path.open("a", encoding="utf-8") as file:
-            self._files[me] = file
+            before = _PRINTED.set(file)
             try:
                 yield
             finally:
-                del self._files[me]
+                _PRINTED.reset(before)
 
     def write(self, text: str) -> int:
         """Print."""
@@ -42,19 +42,20 @@ class PrintedByThread(io.TextIOBase):
         self._file().flush()
 
     def _file(self) -> TextIO:
-        return self._files.get(threading.get_ident(), self._otherwise)
+        return _PRINTED.get() or self._otherwise
 
 
 @contextmanager
 def logged(path: Path) -> Iterator[None]:
-    """Write what this thread logs to a file."""
+    """Write what this study logs to a file."""
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter(_FORMAT))
-    me = threading.get_ident()
-    handler.addFilter(lambda record: record.thread == me)
+    handler.addFilter(lambda record: _LOGGED.get() == path)
+    before = _LOGGED.set(path)
     logging.getLogger().addHandler(handler)
     try:
         yield
     finally:
         logging.getLogger().removeHandler(handler)
         handler.close()
+        _LOGGED.reset(before)
