@@ -91,7 +91,7 @@ def test_a_placement_begins_where_the_model_is(lm):
     assert Placement(lm.model, lm.layers, lm.unembed).device == lm.device == torch.device("cpu")
 
 
-@pytest.mark.parametrize(("company", "waits"), [(ALONE, True), (Together(), False)])
+@pytest.mark.parametrize(("company", "waits"), [(ALONE, True), (Together(beside=None), False)])
 def test_training_on_activations_leaves_the_rest_on_the_host(lm, company, waits):
     class Read(SiteActivations):
         _training = None

@@ -2,6 +2,7 @@
 
 import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
 
@@ -14,7 +15,7 @@ from sae_nfm.store.company import ALONE, Together
 
 def together(*studies):
     """Run functions of a company as its members; what each returned or raised."""
-    company, found = Together(), [None] * len(studies)
+    company, found = Together(ThreadPoolExecutor(1)), [None] * len(studies)
 
     def run(number, study):
         try:
@@ -199,7 +200,7 @@ def test_what_is_kept_is_made_once():
 
 
 def test_an_end_reaches_every_study():
-    company, found, started = Together(), [], threading.Event()
+    company, found, started = Together(ThreadPoolExecutor(1)), [], threading.Event()
 
     def study():
         with pytest.raises(SystemExit):
@@ -218,7 +219,7 @@ def test_an_error_that_a_study_does_not_keep_to_itself_ends_no_other(caplog):
     def fails():
         raise OSError("No space left on device")
 
-    company, found = Together(), []
+    company, found = Together(ThreadPoolExecutor(1)), []
     company.run([fails, lambda: found.append(company.once("a", lambda: 1))])
     assert found == [1]
     assert "No space left on device" in caplog.text

@@ -4,7 +4,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple, TypeVar
 
@@ -74,11 +74,11 @@ class Together(Company):
     with more of them than cores have them sleep between any two operations.
 
     Args:
-        beside: does what is done aside; a thread, unless another is given.
+        beside: does what is done aside.
     """
 
-    def __init__(self, beside: Executor | None = None) -> None:
-        self._beside = beside or ThreadPoolExecutor(1)
+    def __init__(self, beside: Executor) -> None:
+        self._beside = beside
         self._wishes: dict[greenlet, _Wish] = {}
         self._steps = 0
         self._held: tuple[Hashable, Any] | None = None
