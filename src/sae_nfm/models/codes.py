@@ -124,8 +124,8 @@ def transposed_sum(
         products = (_as_matrix(f, latents, num_latents).t() @ part for f, latents, part in parts)
         return reduce(Tensor.add_, (product.to(rows.dtype) for product in products))
     entries, starts = grouped_by_latent(indices, num_latents)
-    tokens = entries // indices.shape[1]
-    return F.embedding_bag(tokens, rows, starts, mode="sum", per_sample_weights=values.flatten()[entries])
+    tokens, values = entries // indices.shape[1], values.flatten().index_select(0, entries)
+    return F.embedding_bag(tokens, rows, starts, mode="sum", per_sample_weights=values)
 
 
 def grouped_by_latent(
@@ -135,7 +135,9 @@ def grouped_by_latent(
 
     The sort is stable, so that sums over a latent's entries have one order.
     """
-    latents, entries = torch.sort(indices.flatten().int(), stable=True)  # as int64 it takes twice as long
+    few = num_latents <= torch.iinfo(torch.int16).max
+    kind = torch.int16 if few else torch.int32  # as int64 it takes two to three times as long
+    latents, entries = torch.sort(indices.flatten().to(kind), stable=True)
     numbers = torch.arange(num_latents, device=latents.device, dtype=latents.dtype)
     return entries, torch.searchsorted(latents, numbers)
 

@@ -6,10 +6,11 @@ from itertools import pairwise
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+from torch.amp.autocast_mode import custom_bwd, custom_fwd
 from torch.autograd.function import once_differentiable
 
 from sae_nfm.models.codes import Codes
-from sae_nfm.models.power_sums import power_sums
+from sae_nfm.models.power_sums import embeddings_gradient, power_sums, values_gradient
 
 
 def elementary_symmetric_sums(
@@ -26,8 +27,8 @@ def elementary_symmetric_sums(
     leading, k = codes.values.shape[:-1], codes.values.shape[-1]
     values, indices = (part.reshape(-1, k).contiguous() for part in codes)
     large = _largest(values, indices, embeddings, min(order - 1, k))
-    sums, alone = power_sums(values.to(embeddings.dtype), indices, large, embeddings, order)
-    return _Symmetric.apply(order, *sums, *alone).unflatten(0, leading)
+    found = _SymmetricSums.apply(values.to(embeddings.dtype), indices, large, embeddings, order)
+    return found.unflatten(0, leading)
 
 
 def from_power_sums(sums: list[Float[Tensor, "..."]]) -> list[Float[Tensor, "..."]]:
@@ -45,51 +46,78 @@ def from_power_sums(sums: list[Float[Tensor, "..."]]) -> list[Float[Tensor, "...
 def _largest(
     values: Tensor, indices: Tensor, embeddings: Tensor, number: int
 ) -> Int64[Tensor, "token number"]:
-    """Where in each token's codes those latents are whose f_i v_i are longest."""
+    """Where in each token's codes those latents are whose f_i v_i are longest.
+
+    They are few, and looked for one by one: `torch.topk` takes two to ten times as long.
+    """
     lengths = values.abs() * embeddings.norm(dim=1)[indices]
-    return lengths.topk(number, dim=-1, sorted=False).indices
+    places = []
+    for _ in range(number):
+        places.append(lengths.max(dim=-1, keepdim=True).indices)
+        lengths.scatter_(1, places[-1], -1)
+    return torch.cat(places, dim=1)
 
 
-class _Symmetric(torch.autograd.Function):
-    """e_2 … e_o from power sums p_1 … p_o and the vectors that they lack.
+class _SymmetricSums(torch.autograd.Function):
+    """e_2 … e_o, with gradients that are polynomials of the same e_j: ∂e_j/∂z = e_(j−1) without z.
 
-    Its gradients are polynomials of the same e_j, ∂e_j/∂z = e_(j−1) without z and ∂e_j/∂p_i = ± e_(j−i) / i:
-    a third of the passes over [token, d_embed] that automatic differentiation makes.
+    That is a third of the passes over [token, d_embed] that automatic differentiation makes.
     """
 
     @staticmethod
-    def forward(ctx, order: int, *vectors: Tensor) -> Tensor:  # noqa: ANN001
-        sums, large = vectors[:order], vectors[order:]
-        steps = [from_power_sums(list(sums))]
-        for z in large[:-1]:
+    @custom_fwd(device_type="cuda", cast_inputs=torch.float32)  # the power sums' differences are small
+    def forward(
+        ctx, values: Tensor, indices: Tensor, large: Tensor, embeddings: Tensor, order: int  # noqa: ANN001
+    ) -> Tensor:  # fmt: skip
+        sums, alone = power_sums(values, indices, large, embeddings, order)
+        steps = [from_power_sums(sums)]
+        for z in alone[:-1]:
             below = steps[-1]
             steps.append([below[0] + z, *(torch.addcmul(e, z, lower) for lower, e in pairwise(below))])
-        ctx.save_for_backward(*large, *(e for step in steps for e in step))
+        ctx.save_for_backward(values, indices, large, embeddings, *alone, *(e for step in steps for e in step))
         ctx.order = order
-        out = sums[0].new_empty(len(sums[0]), order - 1, sums[0].shape[1])
+        out = embeddings.new_empty(len(values), order - 1, embeddings.shape[1])
         for place, (lower, e) in enumerate(pairwise(steps[-1])):
-            torch.addcmul(e, large[-1], lower, out=out[:, place])
+            torch.addcmul(e, alone[-1], lower, out=out[:, place])
         return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN001
-        saved = ctx.saved_tensors
-        num_large = len(saved) // (ctx.order + 1)
-        large, symmetric = saved[:num_large], saved[num_large:]
+    @custom_bwd(device_type="cuda")
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, None, None, Tensor | None, None]:  # noqa: ANN001
+        values, indices, large, embeddings, *saved = ctx.saved_tensors
+        num_large = large.shape[1]
+        alone, symmetric = saved[:num_large], saved[num_large:]
         steps = [symmetric[start : start + ctx.order] for start in range(0, len(symmetric), ctx.order)]
-        grads = [grad.new_zeros(()), *grad.unbind(1)]  # those of e_1 … e_o
-        of_large = []
-        for z, without in zip(reversed(large), reversed(steps), strict=True):
-            of_large.append(_lowered(grads, without))
-            grads = [*(torch.addcmul(g, z, above) for g, above in pairwise(grads)), grads[-1]]
-        of_sums = [(-1) ** i / (i + 1) * _lowered(grads[i:], steps[0]) for i in range(ctx.order)]
-        return None, *of_sums, *reversed(of_large)
+        given = (values, indices, large, embeddings, *_gradients(grad, alone, steps))
+        grad_values = values_gradient(*given) if ctx.needs_input_grad[0] else None
+        grad_embeddings = embeddings_gradient(*given) if ctx.needs_input_grad[3] else None
+        return grad_values, None, None, grad_embeddings, None
 
 
-def _lowered(grads: list[Tensor], symmetric: Sequence[Tensor]) -> Tensor:
-    """Σ_j ∂e_j · e_(j−i), where the first of `grads` is that of e_i; e_0 is 1."""
-    total = grads[0]
-    for grad, lower in zip(grads[1:], symmetric, strict=False):
-        total = torch.addcmul(total, grad, lower)
-    return total
+def _gradients(
+    grad: Float[Tensor, "token orders d_embed"],
+    alone: Sequence[Float[Tensor, "token d_embed"]],
+    steps: Sequence[Sequence[Float[Tensor, "token d_embed"]]],
+) -> tuple[Float[Tensor, "vector token d_embed"], list[Float[Tensor, "token d_embed"]]]:
+    """Those of the power sums and of the vectors that they lack.
+
+    Returns:
+        h_1 and the vectors' gradients, and h_2 … h_o: h_j = Σ_i ∂e_i · e_(i−j), and ∂p_j = (−1)^(j−1) h_j / j.
+    """
+    first = grad.new_empty(1 + len(alone), *alone[0].shape)
+    grads = [grad.new_zeros(()), *grad.unbind(1)]  # those of e_1 … e_o
+    for place, z, without in reversed([*zip(first[1:], alone, steps, strict=True)]):
+        _lowered(grads, without, place)
+        grads = [*(torch.addcmul(g, z, above) for g, above in pairwise(grads)), grads[-1]]
+    _lowered(grads, steps[0], first[0])
+    between = [_lowered(grads[i:], steps[0], torch.empty_like(first[0])) for i in range(1, len(grads) - 1)]
+    return first, [*between, grads[-1].contiguous()]
+
+
+def _lowered(grads: list[Tensor], symmetric: Sequence[Tensor], out: Tensor) -> Tensor:
+    """Σ_i ∂e_i · e_(i−j), where the first of `grads`, which are several, is that of e_j; e_0 is 1."""
+    torch.addcmul(grads[0], grads[1], symmetric[0], out=out)
+    for grad, lower in zip(grads[2:], symmetric[1:], strict=False):
+        out.addcmul_(grad, lower)
+    return out
