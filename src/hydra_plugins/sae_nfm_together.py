@@ -1,7 +1,6 @@
 """Hydra finds launchers in packages of this name: `hydra/launcher=together` is `sae_nfm.launch.together`."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
@@ -20,12 +19,11 @@ class Together(Launcher):
         self.gigabytes = gigabytes
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep what jobs are composed with."""
-        self.hydra_context, self.config = hydra_context, config
+        """Start the process of the first jobs."""
+        from sae_nfm.launch.together import Processes  # here: Hydra imports its plugins for every command
+
+        self.processes = Processes(config, hydra_context, self.gigabytes)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs to their end."""
-        from sae_nfm.launch.together import launch  # here: Hydra imports its plugins for every command
-
-        jobs: list[tuple[int, list[Any]]] = [(initial_job_idx + i, [*o]) for i, o in enumerate(job_overrides)]
-        return launch(jobs, self.config, self.hydra_context, self.gigabytes)
+        return self.processes.launch([(initial_job_idx + i, [*o]) for i, o in enumerate(job_overrides)])

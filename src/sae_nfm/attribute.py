@@ -13,7 +13,7 @@ from sae_nfm.launch.attribution import attribute
 from sae_nfm.launch.quiet import quiet
 from sae_nfm.measures.finite import NonFinite
 from sae_nfm.settings.values import NotAllowed
-from sae_nfm.store.store import CorruptedArtifact
+from sae_nfm.store.files import CorruptedArtifact
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,7 +11,6 @@ from hydra.core.global_hydra import GlobalHydra
 from lightning import seed_everything
 
 import sae_nfm
-from sae_nfm.launch import study as one_study
 from sae_nfm.settings.schema import CONFIG_DIR, register
 from sae_nfm.settings.values import NotAllowed
 
@@ -21,13 +20,18 @@ def ran(monkeypatch, tmp_path):
     """What studies are run with, which here do nothing but what changes a process."""
     calls = []
 
-    def run(cfg, folder, origin):
-        seed_everything(cfg.seed, verbose=False)
-        os.environ["SAE_NFM_ENDS_WITH"] = "1"
-        calls.append((cfg, folder, origin))
-        return {"name": cfg.name}
+    class Study:
+        def __init__(self, cfg, folder, origin):
+            self.given = cfg, folder, origin
 
-    monkeypatch.setattr(one_study, "run", run)
+        def run(self):
+            cfg, _, _ = self.given
+            seed_everything(cfg.seed, verbose=False)
+            os.environ["SAE_NFM_ENDS_WITH"] = "1"
+            calls.append(self.given)
+            return {"name": cfg.name}
+
+    monkeypatch.setattr("sae_nfm.api.studies.Study", Study)
     monkeypatch.chdir(tmp_path)
     return calls
 

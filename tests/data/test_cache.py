@@ -9,7 +9,8 @@ import torch
 from sae_nfm.data.activations import ActivationStream
 from sae_nfm.data.cache import ActivationCache, CachedActivations
 from sae_nfm.lm.site import Site
-from sae_nfm.store.store import CorruptedArtifact, Store
+from sae_nfm.store.files import CorruptedArtifact
+from sae_nfm.store.store import Store
 
 SITE = Site(1, "resid_post")
 TOKENS, PER_SHARD = 1000, 130

@@ -8,7 +8,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 from sae_nfm.launch.jobs import DONE, FAILED, Job
 from sae_nfm.launch.prepared import Prepared, groups, in_words, taken
@@ -132,8 +131,8 @@ def test_jobs_go_in_groups_that_have_room(tmp_path, corpus_file):
 
 
 def job(name, seed, *memory):
-    folder = SimpleNamespace(folder=Path(name))
-    return Prepared(folder, SimpleNamespace(seed=seed), None, Memory(*memory), torch.device("cpu"))
+    study = SimpleNamespace(cfg=SimpleNamespace(seed=seed))
+    return Prepared(Job(Path(name)), Path("study.log"), study, Memory(*memory))
 
 
 def test_a_group_reads_once_computes_one_at_a_time_and_keeps_all():

@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 
 from sae_nfm import config
 from sae_nfm.__main__ import CONFIG_DIR
-from sae_nfm.launch import study
+from sae_nfm.launch.study import Study
 from sae_nfm.store.processes import ENDS_WITH
 from tiny_studies import SETTINGS, Suite
 from wandb_files import offline_runs
@@ -68,7 +68,7 @@ def test_a_study_does_without_wandb(tmp_path, corpus_file, monkeypatch, caplog):
     overrides += ["logger=wandb_offline", "evaluation.reconstructions=[sae]", "evaluation.matched=[sae]"]
     with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
         cfg = compose("study", overrides)
-    study.run(cfg, tmp_path, {"command": "", "choices": {}})
+    Study(cfg, tmp_path, {"command": "", "choices": {}}).run()
     assert "sae" in json.loads((tmp_path / "result.json").read_text())["conditions"]
     assert "not even offline" in caplog.text
 

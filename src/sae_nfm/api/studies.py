@@ -12,9 +12,9 @@ from hydra.types import RunMode
 from lightning.pytorch.utilities.seed import isolate_rng
 from omegaconf import DictConfig
 
-from sae_nfm.launch import study as one_study
-from sae_nfm.launch.composed import check_one_process, composed
+from sae_nfm.launch.composed import check_one_process, composed, origin
 from sae_nfm.launch.quiet import quiet
+from sae_nfm.launch.study import Study
 from sae_nfm.settings.schema import register
 from sae_nfm.settings.values import NotAllowed
 
@@ -53,10 +53,9 @@ def study(overrides: Sequence[str] = (), folder: str | Path | None = None) -> di
         cfg, hydra = _composed(overrides)
         folder = Path(hydra.run.dir if folder is None else folder)
         folder.mkdir(parents=True, exist_ok=True)
-        choices = {name: choice for name, choice in hydra.runtime.choices.items() if "hydra" not in name}
         command = f"sae_nfm.study({list(overrides)!r})"
         with quiet():
-            return one_study.run(cfg, folder, {"command": command, "choices": choices})
+            return Study(cfg, folder, origin(hydra, command)).run()
 
 
 def _composed(overrides: Sequence[str]) -> tuple[DictConfig, HydraConf]:

@@ -16,7 +16,7 @@ from sae_nfm.findings.comparisons import planted as planted
 from sae_nfm.findings.entries import entries
 from sae_nfm.findings.spread import spread
 from sae_nfm.findings.summary import Summary
-from sae_nfm.store.store import write_atomically
+from sae_nfm.store.files import write_atomically
 
 SCHEMA = 1
 _PACKAGES = (

@@ -17,8 +17,8 @@ from yaml import YAMLError
 
 from sae_nfm.measures.finite import NonFinite
 from sae_nfm.settings.values import NotAllowed, unknown
+from sae_nfm.store.files import CorruptedArtifact
 from sae_nfm.store.processes import raise_when_terminated
-from sae_nfm.store.store import CorruptedArtifact
 
 MAX_LINES = 9
 _BRIEF = "SAE_NFM_BRIEF_ERRORS"  # says, to ranks too, that HYDRA_FULL_ERROR is ours and not the user's

@@ -10,15 +10,14 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from sae_nfm.launch.by_study import PrintedByStudy, logged
 from sae_nfm.launch.errors import errors_of_a_study
-from sae_nfm.launch.jobs import DONE, FAILED, Job, Outcome
+from sae_nfm.launch.jobs import DONE, FAILED, Outcome
 from sae_nfm.launch.prepared import Prepared, groups, in_words, prepared, room
 from sae_nfm.launch.quiet import quiet
-from sae_nfm.launch.single import run_composed
-from sae_nfm.launch.together import gigabytes_of_this_process, jobs_of_this_process
+from sae_nfm.launch.together import Given, Message, given_to_this_process
 from sae_nfm.progress import Terminal
 from sae_nfm.settings.schema import register
 from sae_nfm.store.company import Company, Together
@@ -39,12 +38,14 @@ def main() -> None:
     end_with_parent()
     raise_when_terminated()
     register()
+    if (given := given_to_this_process()) is None:
+        return
     sys.stdout = sys.stderr = printed = PrintedByStudy(sys.stdout)
     logging.basicConfig(level=logging.INFO, format=_FORMAT, datefmt=_TIME, handlers=[Terminal()], force=True)
     with quiet(), ProcessPoolExecutor(_WRITERS, get_context("spawn"), end_with_maker) as writers:
         company, done = Together(writers), Future()
         # One thread for all that computes, as each would have OpenMP's workers; signals go to the main one.
-        thread = threading.Thread(target=_run, args=(company, printed, done), daemon=True)
+        thread = threading.Thread(target=_run, args=(given, company, printed, done), daemon=True)
         try:
             thread.start()
             done.result()
@@ -54,46 +55,44 @@ def main() -> None:
             raise
 
 
-def _run(company: Together, printed: PrintedByStudy, done: Future[None]) -> None:
+def _run(given: Message, company: Together, printed: PrintedByStudy, done: Future[None]) -> None:
     """All that computes."""
     try:
-        done.set_result(_run_groups(company, printed))
+        done.set_result(_run_groups(given, company, printed))
     except BaseException as error:
         done.set_exception(error)
 
 
-def _run_groups(company: Together, printed: PrintedByStudy) -> None:
+def _run_groups(given: Message, company: Together, printed: PrintedByStudy) -> None:
     """Run the jobs, a group after the other."""
-    ready = list(_prepared(jobs_of_this_process(), company, printed))
+    ready = list(_prepared(given.jobs, company, printed))
     if not ready:
         return
-    left = room(ready[0].device, gigabytes_of_this_process())
+    left = room(ready[0].device, given.gigabytes)
     chosen = groups(ready, left)
     for line in in_words(chosen, left):
         log.info(line)
     for group in chosen:
-        company.run([partial(_study, job, company, printed) for job in group])
+        company.run([partial(_study, job, printed) for job in group])
 
 
-def _prepared(jobs: list[dict[str, Any]], company: Company, printed: PrintedByStudy) -> Iterator[Prepared]:
+def _prepared(jobs: list[Given], company: Company, printed: PrintedByStudy) -> Iterator[Prepared]:
     """The jobs that can run; those that cannot have said why."""
-    for described in jobs:
-        log_file, started = Path(described["log"]), time.perf_counter()
-        job = Job(log_file.parent)
-        with printed.to(job.output):
-            ready, why = _attempt(partial(prepared, described["overrides"], job, company), log_file)
+    for given in jobs:
+        started = time.perf_counter()
+        with printed.to(given.job.output):
+            ready, why = _attempt(partial(prepared, given, company), given.log)
         if ready is None:
-            job.record(Outcome(FAILED, why, time.perf_counter() - started))
+            given.job.record(Outcome(FAILED, why, time.perf_counter() - started))
         else:
             yield ready
 
 
-def _study(ready: Prepared, company: Together, printed: PrintedByStudy) -> None:
+def _study(ready: Prepared, printed: PrintedByStudy) -> None:
     """One job, to its record."""
     job, started = ready.job, time.perf_counter()
     with printed.to(job.output):
-        log_file = job.folder / f"{ready.hydra.job.name}.log"
-        _, why = _attempt(lambda: run_composed(ready.cfg, ready.hydra, company), log_file)
+        _, why = _attempt(ready.study.run, ready.log)
         seconds = time.perf_counter() - started
         job.record(Outcome(FAILED, why, seconds) if why else Outcome(DONE, seconds=seconds))
 

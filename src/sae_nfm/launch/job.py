@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -116,7 +115,7 @@ def _run(command: list[str], job: Job, leaves: str) -> Outcome:
     started = time.perf_counter()
     with job.output.open("ab") as output:
         begin = output.tell()
-        code = waited_for(command, job, output)
+        code = waited_for(child_process(command, output), job)
     seconds = time.perf_counter() - started
     if code == 0 and (job.rank or job.left(leaves) is not None):
         return Outcome(DONE, seconds=seconds)
@@ -124,32 +123,35 @@ def _run(command: list[str], job: Job, leaves: str) -> Outcome:
     return Outcome(FAILED, job.failure() or "", seconds)
 
 
-def waited_for(command: list[str], job: Job, output: IO[bytes], more: Mapping[str, str] | None = None) -> int:
-    """The command's exit status, once no process of it is left.
+def child_process(
+    command: list[str], output: IO[bytes], reads: int = subprocess.DEVNULL
+) -> subprocess.Popen[bytes]:
+    """Start a process that ends with this one.
 
     Args:
         command: of the process.
-        job: that it is for.
         output: where it prints.
-        more: of its environment.
+        reads: what it has as its input.
     """
     environment = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
-    environment.update(more or {})
     environment[ENDS_WITH] = str(os.getpid())
-    child = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment,
-        start_new_session=True,
-    )  # fmt: skip
+    return subprocess.Popen(
+        command, stdin=reads, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+    )
+
+
+def waited_for(child: subprocess.Popen[bytes], job: Job) -> int:
+    """The exit status of a job's process, once nothing of it is left."""
     try:
         while child.poll() is None and job.failure() is None:
             with suppress(subprocess.TimeoutExpired):
                 child.wait(1.0)
     finally:
-        _end(child)
+        end(child)
     return child.returncode
 
 
-def _end(child: subprocess.Popen) -> None:
+def end(child: subprocess.Popen[bytes]) -> None:
     """End the process, and what is left of its group: ranks that have no first any more."""
     with suppress(ProcessLookupError):
         if child.poll() is None:

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sae_nfm.store.store import write_atomically
+from sae_nfm.store.files import write_atomically
 
 UNFINISHED, DONE, REUSED, FAILED = "not finished", "done", "already there", "failed"
 RECORD, RESULT, PLAN, REPORT = "job.json", "result.json", "plan.json", "report.html"

@@ -1,21 +1,21 @@
 """The jobs of a process before they run: composed, checked, and put into groups that its memory holds."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from hydra.conf import HydraConf
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
-from sae_nfm import config
-from sae_nfm.launch.composed import check_one_process, composed
+from sae_nfm.launch.composed import check_one_process
 from sae_nfm.launch.jobs import Job
+from sae_nfm.launch.study import Study
+from sae_nfm.launch.together import Given
 from sae_nfm.models.least_squares import free_bytes
 from sae_nfm.planning.costs import Memory
 from sae_nfm.planning.plan import memory_of
 from sae_nfm.planning.workshop import PlannedWorkshop
 from sae_nfm.store.company import Company
-from sae_nfm.tracking.trackers import Tracker
 
 _GB = 1e9
 _SHARE = 0.9
@@ -26,27 +26,28 @@ class Prepared(NamedTuple):
     """A job that can run."""
 
     job: Job
-    cfg: DictConfig
-    hydra: HydraConf
+    log: Path
+    """What it logs."""
+    study: Study
     memory: Memory
-    device: torch.device
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.study.workshop.activations.lm.device
 
 
-def prepared(overrides: Sequence[str], job: Job, company: Company) -> Prepared:
-    """A job from its overrides.
+def prepared(given: Given, company: Company) -> Prepared:
+    """A job that can run, of what the launcher gives.
 
     Raises:
         ValueError: it cannot run; a `NotAllowed` where a setting is to blame.
     """
-    cfg, hydra = composed(overrides)
-    OmegaConf.set_struct(cfg, True)
-    hydra.runtime.output_dir = str(job.folder)
-    check_one_process(cfg.trainer, "studies that share a process have one device")
-    checked = config.check(cfg)
-    workshop = config.workshop(checked, Tracker(job.folder, {}, {}), config.ranks(checked), company)
-    stages = config.stages(checked, workshop, job.folder)
-    device = workshop.activations.lm.device
-    return Prepared(job, cfg, hydra, memory_of(stages, PlannedWorkshop.of(workshop)), device)
+    OmegaConf.set_struct(given.cfg, True)
+    check_one_process(given.cfg.trainer, "studies that share a process have one device")
+    study = Study(given.cfg, given.job.folder, given.origin, company)
+    memory = memory_of(study.stages, PlannedWorkshop.of(study.workshop))
+    return Prepared(given.job, given.log, study, memory)
 
 
 def taken(group: Sequence[Prepared]) -> int:
@@ -55,7 +56,7 @@ def taken(group: Sequence[Prepared]) -> int:
     Jobs of a seed read the same activations, and one of all jobs computes at a time.
     """
     most = Memory.most(each.memory for each in group)
-    seeds = len({each.cfg.seed for each in group})
+    seeds = len({each.study.cfg.seed for each in group})
     return most.read * seeds + most.computing + sum(each.memory.kept for each in group)
 
 

@@ -1,4 +1,4 @@
-"""One study: its stages in order, and what they found."""
+"""One study: checked before anything is made, then its stages in order, and what they found."""
 
 import json
 import logging
@@ -26,8 +26,8 @@ from sae_nfm.tracking.trackers import Tracker
 log = logging.getLogger(__name__)
 
 
-def run(cfg: DictConfig, folder: Path, origin: dict[str, Any], company: Company = ALONE) -> dict[str, Any]:
-    """Make or reuse what a study needs, evaluate it, and write the result and the report.
+class Study:
+    """A study that can run: its settings are allowed, its model is there, and nothing is made yet.
 
     Args:
         cfg: the composed configuration.
@@ -35,35 +35,54 @@ def run(cfg: DictConfig, folder: Path, origin: dict[str, Any], company: Company 
         origin: `command` and `choices`, what the configuration was composed from.
         company: the studies of this process.
 
-    Returns:
-        What `result.json` holds; with `plan=true` what `plan.json` holds.
+    Raises:
+        ValueError: it cannot run; a `NotAllowed` where a setting is to blame.
     """
-    started = time.perf_counter()
-    cfg = config.check(cfg)
-    rank_zero_only(write_atomically)(folder / "config.yaml", OmegaConf.to_yaml(cfg))
-    ranks = config.ranks(cfg)
-    settings = fingerprint({"settings": plain(cfg)})
-    log.info("process %d of %d, settings %s", ranks.rank + 1, ranks.world_size, settings)
-    ranks.check_equal(settings)
-    seed_everything(cfg.seed, verbose=False)
-    tracker = config.tracker(cfg, folder, origin["choices"], origin["command"])
-    workshop = config.workshop(cfg, tracker, ranks, company)
-    stages = config.stages(cfg, workshop, folder)
-    if cfg.plan:
-        plan = plan_of(stages, PlannedWorkshop.of(workshop))
-        if ranks.is_first:
-            write_atomically(folder / PLAN, json.dumps(plan.as_json(), indent=1))
+
+    def __init__(
+        self, cfg: DictConfig, folder: Path, origin: dict[str, Any], company: Company = ALONE
+    ) -> None:
+        started = time.perf_counter()
+        self.cfg = cfg = config.check(cfg)
+        self.folder, self.origin, self.company = folder, origin, company
+        rank_zero_only(write_atomically)(folder / "config.yaml", OmegaConf.to_yaml(cfg))
+        self.ranks = ranks = config.ranks(cfg)
+        settings = fingerprint({"settings": plain(cfg)})
+        log.info("process %d of %d, settings %s", ranks.rank + 1, ranks.world_size, settings)
+        ranks.check_equal(settings)
+        seed_everything(cfg.seed, verbose=False)
+        self.tracker = config.tracker(cfg, folder, origin["choices"], origin["command"])
+        self.workshop = config.workshop(cfg, self.tracker, ranks, company)
+        self.stages = config.stages(cfg, self.workshop, folder)
+        self._seconds = time.perf_counter() - started
+
+    def run(self) -> dict[str, Any]:
+        """Make or reuse what the study needs, evaluate it, and write the result and the report.
+
+        Returns:
+            What `result.json` holds; with `plan=true` what `plan.json` holds.
+        """
+        started = time.perf_counter()
+        seed_everything(self.cfg.seed, verbose=False)
+        if self.cfg.plan:
+            return self._planned()
+        self.ranks.from_first(self.workshop.activations.check_finite)
+        found = record.header(self.cfg, self.origin, self.workshop.activations.lm)
+        for number, stage in enumerate(self.stages, 1):
+            with progress.stage(number, len(self.stages), stage.name):
+                found = record.merged(found, stage.run(self.workshop))
+        seconds = self._seconds + time.perf_counter() - started
+        found = record.merged(found, record.footer(self.cfg, self.workshop, seconds))
+        if self.ranks.is_first:
+            report(found, self.folder, self.tracker, self.company)
+        return found
+
+    def _planned(self) -> dict[str, Any]:
+        plan = plan_of(self.stages, PlannedWorkshop.of(self.workshop))
+        if self.ranks.is_first:
+            write_atomically(self.folder / PLAN, json.dumps(plan.as_json(), indent=1))
             print_plan(plan)
         return plan.as_json()
-    ranks.from_first(workshop.activations.check_finite)
-    found = record.header(cfg, origin, workshop.activations.lm)
-    for number, stage in enumerate(stages, 1):
-        with progress.stage(number, len(stages), stage.name):
-            found = record.merged(found, stage.run(workshop))
-    found = record.merged(found, record.footer(cfg, workshop, time.perf_counter() - started))
-    if ranks.is_first:
-        report(found, folder, tracker, company)
-    return found
 
 
 def report(found: dict[str, Any], folder: Path, tracker: Tracker, company: Company = ALONE) -> None:

@@ -22,7 +22,7 @@ def power_sums(
     embeddings: Float[Tensor, "d_sae d_embed"],
     order: int,
 ) -> tuple[list[Float[Tensor, "token d_embed"]], list[Float[Tensor, "token d_embed"]]]:
-    """p_j = Σ (f_i v_i)^j, elementwise, j from 1 to `order`, without the latents at `large`; and those alone."""
+    """p_j = Σ (f_i v_i)^j, elementwise, j = 1 … `order`, without the latents at `large`; and those alone."""
     rest = values.scatter(1, large, 0)
     sums = [
         summed(weights, indices, power)

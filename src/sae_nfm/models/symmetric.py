@@ -1,7 +1,7 @@
 """Elementary symmetric polynomials e_2 … e_o of the vectors f_i v_i, elementwise, at a cost linear in k."""
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import torch
 from jaxtyping import Float, Int64
@@ -74,7 +74,7 @@ class _SymmetricSums(torch.autograd.Function):
         for z in alone[:-1]:
             below = steps[-1]
             steps.append([below[0] + z, *(torch.addcmul(e, z, lower) for lower, e in pairwise(below))])
-        ctx.save_for_backward(values, indices, large, embeddings, *alone, *(e for step in steps for e in step))
+        ctx.save_for_backward(values, indices, large, embeddings, *alone, *chain.from_iterable(steps))
         ctx.order = order
         out = embeddings.new_empty(len(values), order - 1, embeddings.shape[1])
         for place, (lower, e) in enumerate(pairwise(steps[-1])):
@@ -103,7 +103,7 @@ def _gradients(
     """Those of the power sums and of the vectors that they lack.
 
     Returns:
-        h_1 and the vectors' gradients, and h_2 … h_o: h_j = Σ_i ∂e_i · e_(i−j), and ∂p_j = (−1)^(j−1) h_j / j.
+        h_1 and the vectors' gradients, and h_2 … h_o: h_j = Σ_i ∂e_i e_(i−j), and ∂p_j = (−1)^(j−1) h_j / j.
     """
     first = grad.new_empty(1 + len(alone), *alone[0].shape)
     grads = [grad.new_zeros(()), *grad.unbind(1)]  # those of e_1 … e_o

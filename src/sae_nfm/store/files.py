@@ -9,6 +9,10 @@ WEIGHTS = "weights.safetensors"
 """Of whatever is trained, in its artifact's folder."""
 
 
+class CorruptedArtifact(ValueError):
+    """A file of an artifact is missing or differs from the one that was written."""
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A name beside `path` to write to; what is written takes the place of `path` in one rename at the end.

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from sae_nfm.settings.values import NotAllowed
 from sae_nfm.store.company import ALONE, Company
-from sae_nfm.store.files import write_atomically as write_atomically
+from sae_nfm.store.files import CorruptedArtifact, write_atomically
 from sae_nfm.store.hashes import file_hash
 from sae_nfm.store.ranks import Ranks
 
@@ -29,10 +29,6 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 MANIFEST = "manifest.json"
 _SMALL = 1 << 29  # bytes up to which an artifact's file is read at every look at it
-
-
-class CorruptedArtifact(ValueError):
-    """A file of an artifact is missing or differs from the one that was written."""
 
 
 def fingerprint(spec: Mapping[str, Any]) -> str:

@@ -13,8 +13,8 @@ import wandb
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from sae_nfm.store.files import WEIGHTS
-from sae_nfm.store.store import fingerprint, write_atomically
+from sae_nfm.store.files import WEIGHTS, write_atomically
+from sae_nfm.store.store import fingerprint
 from sae_nfm.tracking.trackers import Tracker
 from sae_nfm.tracking.wandb_names import TABLE, columns, summary, table_rows, tags
 from sae_nfm.tracking.wandb_run import Curves, WandbRun, end_service
