@@ -3,6 +3,7 @@
 from typing import Annotated, Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
@@ -112,7 +113,7 @@ class _Head(nn.Module):
         features = self.dropout(features)
         if self.hidden is not None:
             features = torch.relu(self.hidden(features))
-        return self.width_factor * (features @ self.W_out) + self.b_out
+        return F.linear(features, (self.width_factor * self.W_out).t(), self.b_out)
 
 
 def _check_switches(order: int, linear: bool, bias: bool, interaction: bool) -> None:
