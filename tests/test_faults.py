@@ -17,7 +17,8 @@ from full_disks import no_space, small_disk
 from sae_nfm import config
 from sae_nfm.__main__ import CONFIG_DIR
 from sae_nfm.config import register
-from sae_nfm.launch import study
+from sae_nfm.launch.reported import report
+from sae_nfm.store.company import ALONE
 from sae_nfm.store.store import Store
 from sae_nfm.training.checkpoints import BEFORE, LAST
 from sae_nfm.training.weights import WEIGHTS
@@ -161,9 +162,9 @@ def test_a_flipped_bit_in_an_artifact_is_named(suite, whole):
 def test_a_report_that_finds_no_room_does_not_cost_the_result(tmp_path, monkeypatch, caplog):
     told = []
     monkeypatch.setattr(
-        "sae_nfm.launch.study.write_report", lambda found, folder: no_space(tmp_path / "report.html")
+        "sae_nfm.launch.reported.write_report", lambda found, folder: no_space(tmp_path / "report.html")
     )
-    study.report(found := fake_result(), tmp_path, SimpleNamespace(result=told.append))
+    report(found := fake_result(), tmp_path, SimpleNamespace(result=told.append), ALONE)
     assert (
         json.loads((tmp_path / "result.json").read_text())["conditions"].keys() == found["conditions"].keys()
     )

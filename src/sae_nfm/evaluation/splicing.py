@@ -12,8 +12,7 @@ from sae_nfm.baselines.spliceable import Spliceable
 from sae_nfm.evaluation.clean import CleanRun
 from sae_nfm.evaluation.condition import Condition
 from sae_nfm.evaluation.reconstructions import Replacement
-from sae_nfm.lm.model import LanguageModel
-from sae_nfm.lm.site import Site
+from sae_nfm.lm.ending import Ending
 from sae_nfm.measures.divergence import divergence
 
 
@@ -41,8 +40,7 @@ class Splicing:
     """Splices the conditions of an evaluation into the model.
 
     Args:
-        lm: the model.
-        site: where.
+        ending: of the model, behind the site.
         conditions: what to splice in; the first is `clean`.
         replacements: by name.
         rows: blocks under some condition that go through the suffix at once.
@@ -50,13 +48,12 @@ class Splicing:
 
     def __init__(
         self,
-        lm: LanguageModel,
-        site: Site,
+        ending: Ending,
         conditions: list[Condition],
         replacements: Mapping[str, Replacement],
         rows: int,
     ) -> None:
-        self.lm, self.site, self.rows = lm, site, rows
+        self.ending, self.rows = ending, rows
         self.conditions, self.replacements = conditions, replacements
         self.bank_errors: dict[str, Tensor] = {}
 
@@ -111,10 +108,11 @@ class Splicing:
         yield from known
 
     def _through(self, group: list[Spliced], run: CleanRun) -> list[Float[Tensor, "measure block pos"]]:
-        """What activations do; the logits, which are large, end with this function."""
+        """What activations do."""
         stacked = torch.cat([each.activation for each in group])
-        logits = self.lm.suffix(stacked, run.prefix.resid.repeat(len(group), 1, 1), self.site)
-        return [divergence(run.clean, part) for part in logits.split(len(run.activation))]
+        reached = self.ending(stacked, run.prefix.resid.repeat(len(group), 1, 1))
+        parts = reached.split(len(run.activation))
+        return [divergence(run.clean, part, self.ending.logits) for part in parts]
 
     def _spliced(self, batch: Spliceable, activation: Tensor, replaced: Tensor) -> Iterator[Spliced]:
         made = {name: make(batch) for name, make in self.replacements.items()}

@@ -11,17 +11,15 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from sae_nfm import config, progress
-from sae_nfm.findings import record, result
+from sae_nfm.findings import record
 from sae_nfm.launch.jobs import PLAN
+from sae_nfm.launch.reported import report
 from sae_nfm.planning.plan import plan_of, print_plan
 from sae_nfm.planning.workshop import PlannedWorkshop
-from sae_nfm.report.html import write_report
-from sae_nfm.report.tables import print_finding, print_ratios
 from sae_nfm.settings.schema import plain
 from sae_nfm.store.company import ALONE, Company
 from sae_nfm.store.files import write_atomically
 from sae_nfm.store.store import fingerprint
-from sae_nfm.tracking.trackers import Tracker
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +63,11 @@ class Study:
         started = time.perf_counter()
         seed_everything(self.cfg.seed, verbose=False)
         if self.cfg.plan:
-            return self._planned()
+            plan = plan_of(self.stages, PlannedWorkshop.of(self.workshop))
+            if self.ranks.is_first:
+                write_atomically(self.folder / PLAN, json.dumps(plan.as_json(), indent=1))
+                print_plan(plan)
+            return plan.as_json()
         self.ranks.from_first(self.workshop.activations.check_finite)
         found = record.header(self.cfg, self.origin, self.workshop.activations.lm)
         for number, stage in enumerate(self.stages, 1):
@@ -76,23 +78,3 @@ class Study:
         if self.ranks.is_first:
             report(found, self.folder, self.tracker, self.company)
         return found
-
-    def _planned(self) -> dict[str, Any]:
-        plan = plan_of(self.stages, PlannedWorkshop.of(self.workshop))
-        if self.ranks.is_first:
-            write_atomically(self.folder / PLAN, json.dumps(plan.as_json(), indent=1))
-            print_plan(plan)
-        return plan.as_json()
-
-
-def report(found: dict[str, Any], folder: Path, tracker: Tracker, company: Company = ALONE) -> None:
-    """Write the result, show it, and hand it on."""
-    path = result.write(found, folder)
-    print_ratios(found)
-    print_finding(found)
-    try:
-        page = company.aside(write_report, found, folder)
-        print(f"report: {page}")
-    except OSError as error:  # as of a full disk: what was found is not lost with its page
-        log.warning("there is no report of %s: %s", path, error)
-    tracker.result(found)
