@@ -19,6 +19,7 @@ from sae_nfm.launch.prepared import Prepared, groups, in_words, prepared, room
 from sae_nfm.launch.quiet import quiet
 from sae_nfm.launch.together import Given, Message, given_to_this_process
 from sae_nfm.progress import Terminal
+from sae_nfm.report.html import write_report
 from sae_nfm.settings.schema import register
 from sae_nfm.store.company import Company, Together
 from sae_nfm.store.processes import end_with_maker, end_with_parent, raise_when_terminated
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 _FORMAT, _TIME = "%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"
 _GRACE = 10.0  # seconds that studies have to end
-_WRITERS = min(4, os.cpu_count() or 1)  # processes for reports, which come all at once
+_WRITERS = min(4, os.cpu_count() or 1)
 
 
 def main() -> None:
@@ -42,7 +43,7 @@ def main() -> None:
         return
     sys.stdout = sys.stderr = printed = PrintedByStudy(sys.stdout)
     logging.basicConfig(level=logging.INFO, format=_FORMAT, datefmt=_TIME, handlers=[Terminal()], force=True)
-    with quiet(), ProcessPoolExecutor(_WRITERS, get_context("spawn"), end_with_maker) as writers:
+    with quiet(), _writers(len(given.jobs)) as writers:
         company, done = Together(writers), Future()
         # One thread for all that computes, as each would have OpenMP's workers; signals go to the main one.
         thread = threading.Thread(target=_run, args=(given, company, printed, done), daemon=True)
@@ -53,6 +54,15 @@ def main() -> None:
             company.end(end)
             thread.join(_GRACE)
             raise
+
+
+def _writers(jobs: int) -> ProcessPoolExecutor:
+    """Processes for reports, which come all at once."""
+    number = min(jobs, _WRITERS)
+    pool = ProcessPoolExecutor(number, get_context("spawn"), end_with_maker)
+    for _ in range(number):
+        pool.submit(callable, write_report)  # has each start, and import it, before the first report is due
+    return pool
 
 
 def _run(given: Message, company: Together, printed: PrintedByStudy, done: Future[None]) -> None:

@@ -28,8 +28,10 @@ def power_sums(
         summed(weights, indices, power)
         for weights, power in zip(_powers(rest, order), _powers(embeddings, order), strict=True)
     ]
-    places = large.split(1, dim=1)
-    alone = [values.gather(1, a) * embeddings[indices.gather(1, a).squeeze(1)] for a in places]
+    alone = [
+        values.gather(1, a) * embeddings.index_select(0, indices.gather(1, a).squeeze(1))
+        for a in large.split(1, dim=1)
+    ]
     return sums, alone
 
 

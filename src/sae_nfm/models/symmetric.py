@@ -50,7 +50,8 @@ def _largest(
 
     They are few, and looked for one by one: `torch.topk` takes two to ten times as long.
     """
-    lengths = values.abs() * embeddings.norm(dim=1)[indices]
+    norms = embeddings.norm(dim=1).index_select(0, indices.flatten())  # a quarter of the time of x[indices]
+    lengths = values.abs() * norms.view_as(values)
     places = []
     for _ in range(number):
         places.append(lengths.max(dim=-1, keepdim=True).indices)
