@@ -12,7 +12,7 @@ from sae_nfm.models.largest import largest, largest_by_groups
 
 _CPU_ELEMENTS = 1 << 19  # logits worked on at once: with more they fall out of the cache
 _GPU_ELEMENTS = 1 << 28
-_CPU_TOKENS, _GPU_TOKENS = 128, 4096  # whose logits are made at once: with fewer a product takes longer
+_CPU_TOKENS, _GPU_TOKENS = 128, 4096
 
 Logits = Callable[[Float[Tensor, "token width"]], Float[Tensor, "token d_vocab"]]
 """Makes the logits of tokens from what a run has reached."""
@@ -58,6 +58,11 @@ class Clean(NamedTuple):
         return cls(log_p, p, log_p.argmax(-1), targets, likely[..., :top_n], likely)
 
 
+def tokens_at_once(device: torch.device) -> int:
+    """Tokens whose logits are made at once: with fewer the product takes longer."""
+    return _CPU_TOKENS if device.type == "cpu" else _GPU_TOKENS
+
+
 @torch.no_grad()
 def divergence(
     clean: Clean,
@@ -86,9 +91,10 @@ def divergence(
     """
     flat = [part.flatten(0, 1) for part in (*clean, reached)]
     slices = []
-    for *parts, piece in _split(flat, _at_once(reached, _CPU_TOKENS, _GPU_TOKENS)):
+    for *parts, piece in _split(flat, tokens_at_once(reached.device)):
         made = logits(piece)
-        size = max(1, _at_once(made, _CPU_ELEMENTS, _GPU_ELEMENTS) // made.shape[-1])
+        budget = _CPU_ELEMENTS if made.device.type == "cpu" else _GPU_ELEMENTS
+        size = max(1, budget // made.shape[-1])
         slices += [_measure(Clean(*of_clean), q) for *of_clean, q in _split([*parts, made], size)]
     return torch.cat(slices, dim=1).unflatten(1, reached.shape[:2])
 
@@ -97,7 +103,7 @@ def _log_probabilities(
     reached: Float[Tensor, "token width"], logits: Logits
 ) -> Float[Tensor, "token d_vocab"]:
     """Of all tokens, made some at a time into one tensor."""
-    pieces, start = reached.split(_at_once(reached, _CPU_TOKENS, _GPU_TOKENS)), 0
+    pieces, start = reached.split(tokens_at_once(reached.device)), 0
     found = None
     for piece in pieces:
         made = logits(piece)
@@ -113,10 +119,6 @@ def _log_probabilities(
 def _split(tensors: Sequence[Tensor], size: int) -> Iterator[tuple[Tensor, ...]]:
     """Some tokens of all at a time."""
     return zip(*(each.split(size) for each in tensors), strict=True)
-
-
-def _at_once(x: Tensor, on_cpu: int, on_gpu: int) -> int:
-    return on_cpu if x.device.type == "cpu" else on_gpu
 
 
 def _measure(clean: Clean, logits: Float[Tensor, "token d_vocab"]) -> Float[Tensor, "measure token"]:
