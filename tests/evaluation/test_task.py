@@ -14,7 +14,6 @@ from sae_nfm.evaluation.blocks import ScoredBlocks
 from sae_nfm.evaluation.condition import conditions
 from sae_nfm.evaluation.reconstructions import FromAutoencoder, FromParts, Replacement
 from sae_nfm.evaluation.task import EvaluationTask, Settings
-from sae_nfm.lm.ending import Ending
 from sae_nfm.lm.model import LanguageModel
 from sae_nfm.lm.site import Site
 from sae_nfm.measures.finite import NonFinite
@@ -27,10 +26,10 @@ NUM_TOKENS = 100  # of 15 a block, so that a block is scored in part
 
 
 class Watched:
-    """The LM, with what it reads kept."""
+    """The LM, with what is spliced into it kept."""
 
     def __init__(self, lm):
-        self.lm, self.clean = lm, []
+        self.lm, self.spliced, self.clean = lm, [], []
 
     def __getattr__(self, name):
         return getattr(self.lm, name)
@@ -40,17 +39,9 @@ class Watched:
         self.clean.append(prefix.activation.clone())
         return prefix
 
-
-class WatchedEnding(Ending):
-    """What is behind the site, with what is spliced in kept."""
-
-    def __init__(self, lm, site):
-        super().__init__(lm, site)
-        self.spliced = []
-
-    def __call__(self, activation, resid):
+    def suffix(self, activation, resid, site):
         self.spliced.append(activation.clone())
-        return super().__call__(activation, resid)
+        return self.lm.suffix(activation, resid, site)
 
 
 class Evaluated(NamedTuple):
@@ -88,7 +79,6 @@ def evaluate(
     settings = Settings(rows=rows, top_n=0, save_tokens=save_tokens, seed=seed)
     autoencoder = make_autoencoder(lm.d_model)
     task = EvaluationTask(watched, site, autoencoder, blocks, named, RECONSTRUCTIONS, surroundings, settings)
-    task.ending = ending = WatchedEnding(lm, site)
     values, update = [], task.sums.update
     task.sums.update = lambda batch: (values.append(batch), update(batch))
     trainer = Trainer(
@@ -99,7 +89,7 @@ def evaluate(
     replaced = [(condition.name, draw) for condition in named for draw in range(condition.draws)]
     spliced = {condition.name: [] for condition in named}
     for i, (name, _) in enumerate(replaced):
-        spliced[name].append(torch.cat(ending.spliced[i :: len(replaced)]) if rows == 1 else None)
+        spliced[name].append(torch.cat(watched.spliced[i :: len(replaced)]) if rows == 1 else None)
     scored_at = torch.cat([batch.scored for batch in values])
     return Evaluated(task, sums, values, spliced, torch.cat(watched.clean), scored_at)
 

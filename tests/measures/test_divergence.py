@@ -72,27 +72,6 @@ def test_kl_of_identical_logits_is_exactly_zero_however_it_is_cut_into_slices(to
         torch.testing.assert_close(sliced, whole)
 
 
-@pytest.mark.parametrize("at_once", [1, 3, 28])
-@pytest.mark.parametrize("top_n", [0, 5])
-def test_logits_that_are_made_some_tokens_at_a_time_give_the_same(tokens, monkeypatch, at_once, top_n):
-    unembedding = logits_of(6)
-    reached = [torch.randn(4, 7, 6, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
-    clean, spliced = (each @ unembedding for each in reached)
-    whole = divergence(Clean.of(clean, tokens, top_n), spliced)
-    monkeypatch.setattr(divergence_module, "_CPU_TOKENS", at_once)
-    made: list[int] = []
-
-    def logits(some):
-        made.append(len(some))
-        return some @ unembedding
-
-    of_clean = Clean.of(reached[0], tokens, top_n, logits)
-    found = divergence(of_clean, reached[1], logits)
-    torch.testing.assert_close(found, whole, rtol=1e-4, atol=1e-5)
-    assert max(made) == at_once
-    assert sum(made) == 2 * 28
-
-
 @pytest.mark.parametrize("distance", [1e-7, 1e-6, 1e-5, 1e-4, 1e-3])
 def test_near_zero_kl_is_right_up_to_rounding_and_not_negative_beyond_it(distance):
     tokens = torch.zeros(40, 50, dtype=torch.int64)

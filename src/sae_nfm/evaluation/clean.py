@@ -9,8 +9,8 @@ from jaxtyping import Float, Int64
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from sae_nfm.lm.ending import Ending
-from sae_nfm.lm.site import Prefix
+from sae_nfm.lm.model import LanguageModel
+from sae_nfm.lm.site import Prefix, Site
 from sae_nfm.measures.divergence import Clean, divergence
 from sae_nfm.models.autoencoder import Explained
 
@@ -60,7 +60,8 @@ class CleanRun(NamedTuple):
 
 
 def clean_run(
-    ending: Ending,
+    lm: LanguageModel,
+    site: Site,
     tokens: Int64[Tensor, "block pos"],
     prefix: Prefix,
     activation: Float[Tensor, "block pos d_model"],
@@ -68,9 +69,9 @@ def clean_run(
     known: Known | None,
 ) -> CleanRun:
     """Run the model on from the site."""
-    reached = ending(activation, prefix.resid)
-    clean = Clean.of(reached, tokens, top_n, ending.logits)
-    return CleanRun(prefix, activation, clean, divergence(clean, reached, ending.logits), known)
+    logits = lm.suffix(activation, prefix.resid, site)
+    clean = Clean.of(logits, tokens, top_n)
+    return CleanRun(prefix, activation, clean, divergence(clean, logits), known)
 
 
 def content_of(*modules: nn.Module) -> str:

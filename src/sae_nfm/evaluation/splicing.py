@@ -12,7 +12,8 @@ from sae_nfm.baselines.spliceable import Spliceable
 from sae_nfm.evaluation.clean import CleanRun
 from sae_nfm.evaluation.condition import Condition
 from sae_nfm.evaluation.reconstructions import Replacement
-from sae_nfm.lm.ending import Ending
+from sae_nfm.lm.model import LanguageModel
+from sae_nfm.lm.site import Site
 from sae_nfm.measures.divergence import divergence
 
 
@@ -40,7 +41,8 @@ class Splicing:
     """Splices the conditions of an evaluation into the model.
 
     Args:
-        ending: of the model, behind the site.
+        lm: the model.
+        site: where.
         conditions: what to splice in; the first is `clean`.
         replacements: by name.
         rows: blocks under some condition that go through the suffix at once.
@@ -48,12 +50,13 @@ class Splicing:
 
     def __init__(
         self,
-        ending: Ending,
+        lm: LanguageModel,
+        site: Site,
         conditions: list[Condition],
         replacements: Mapping[str, Replacement],
         rows: int,
     ) -> None:
-        self.ending, self.rows = ending, rows
+        self.lm, self.site, self.rows = lm, site, rows
         self.conditions, self.replacements = conditions, replacements
         self.bank_errors: dict[str, Tensor] = {}
 
@@ -108,11 +111,10 @@ class Splicing:
         yield from known
 
     def _through(self, group: list[Spliced], run: CleanRun) -> list[Float[Tensor, "measure block pos"]]:
-        """What activations do."""
+        """What activations do; the logits, which are large, end with this function."""
         stacked = torch.cat([each.activation for each in group])
-        reached = self.ending(stacked, run.prefix.resid.repeat(len(group), 1, 1))
-        parts = reached.split(len(run.activation))
-        return [divergence(run.clean, part, self.ending.logits) for part in parts]
+        logits = self.lm.suffix(stacked, run.prefix.resid.repeat(len(group), 1, 1), self.site)
+        return [divergence(run.clean, part) for part in logits.split(len(run.activation))]
 
     def _spliced(self, batch: Spliceable, activation: Tensor, replaced: Tensor) -> Iterator[Spliced]:
         made = {name: make(batch) for name, make in self.replacements.items()}

@@ -20,7 +20,6 @@ from sae_nfm.evaluation.condition import Condition
 from sae_nfm.evaluation.export import TokenExport
 from sae_nfm.evaluation.reconstructions import Replacement
 from sae_nfm.evaluation.splicing import Splicing
-from sae_nfm.lm.ending import Ending
 from sae_nfm.lm.model import LanguageModel
 from sae_nfm.lm.site import Site
 from sae_nfm.measures.finite import NonFinite
@@ -81,7 +80,6 @@ class EvaluationTask(LightningModule):
         super().__init__()
         self.company = company
         self.lm, self.site, self.autoencoder, self.scored = lm, site, autoencoder, scored
-        self.ending = Ending(lm, site)
         self.conditions, self.surroundings, self.settings = conditions, surroundings, settings
         self.replacements = nn.ModuleList(replacements.values())  # so that they are on the device
         self.by_name = replacements
@@ -104,7 +102,7 @@ class EvaluationTask(LightningModule):
             names = [condition.name for condition in self.conditions]
             self.export = TokenExport(self.settings.save_tokens, names, self.trainer.global_rank)
         rows = self.settings.rows_on(self.device)
-        self.splicing = Splicing(self.ending, self.conditions, self.by_name, rows)
+        self.splicing = Splicing(self.lm, self.site, self.conditions, self.by_name, rows)
         if self.surroundings is not None:
             self.surroundings = self.surroundings.to(self.device)
             no_block = torch.zeros(1, dtype=torch.int64)
@@ -147,11 +145,11 @@ class EvaluationTask(LightningModule):
         if self.autoencoder.plant is not None:
             prefix = lm.prefix(tokens, site)
             batch = self._spliceable(prefix.activation, numbers, None)
-            return batch, clean_run(self.ending, tokens, prefix, batch.x, top_n, None)
+            return batch, clean_run(lm, site, tokens, prefix, batch.x, top_n, None)
 
         def run_clean() -> CleanRun:
             prefix, known = lm.prefix(tokens, site), None if self.company is ALONE else Known()
-            return clean_run(self.ending, tokens, prefix, prefix.activation, top_n, known)
+            return clean_run(lm, site, tokens, prefix, prefix.activation, top_n, known)
 
         what = (id(lm), site, self.scored.blocks.source, top_n, tuple(numbers.tolist()))
         run = self.company.once(what, run_clean, place=_LAST + batch_idx)

@@ -88,30 +88,20 @@ class Passage:
         logits = logits if logits.dtype == torch.float64 else logits.float()
         return logits if not cap else cap * torch.tanh(logits / cap)
 
+    @torch.no_grad()
     def check(self, prefix: Prefix) -> None:
         """See whether the logits made here are the model's own.
 
         Raises:
             NotAllowed: the model does something to its logits that is not known here.
         """
-        mine, whole = self._both(*prefix)
+        whole = self.lm.suffix(prefix.activation, prefix.resid, self.site)
+        mine = self.logits(self(prefix.activation, prefix.resid).final)
         close = _CLOSE.get(whole.dtype, _CLOSE_IN_HALF)
         if not torch.allclose(mine, whole.to(mine.dtype), rtol=close, atol=close):
             architecture = type(self.lm.model).__name__
             allowed = "models whose logits are their unembedding's, or capped by final_logit_softcapping"
             raise NotAllowed("lm.path", self.lm.path, allowed, f"the logits of {architecture} are others")
-
-    def makes_the_logits(
-        self, activation: Float[Tensor, "block pos d_model"], resid: Float[Tensor, "block pos d_model"]
-    ) -> bool:
-        """Whether the logits made here are the model's own to the last bit."""
-        mine, whole = self._both(activation, resid)
-        return torch.equal(mine, whole.to(mine.dtype))
-
-    @torch.no_grad()
-    def _both(self, activation: Tensor, resid: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits made here, and the model's own."""
-        return self.logits(self(activation, resid).final), self.lm.suffix(activation, resid, self.site)
 
     def _final(self, activation: Tensor, resid: Tensor) -> Tensor:
         with _stopping(self.lm.unembed) as read, suppress(_AtUnembedding):

@@ -1,6 +1,5 @@
 """How far a spliced next-token distribution is from the clean one, token by token."""
 
-from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,10 +11,6 @@ from sae_nfm.models.largest import largest, largest_by_groups
 
 _CPU_ELEMENTS = 1 << 19  # logits worked on at once: with more they fall out of the cache
 _GPU_ELEMENTS = 1 << 28
-_CPU_TOKENS, _GPU_TOKENS = 128, 4096
-
-Logits = Callable[[Float[Tensor, "token width"]], Float[Tensor, "token d_vocab"]]
-"""Makes the logits of tokens from what a run has reached."""
 
 CORE = ("kl", "ce", "agreement")
 TOP_N = ("top_n_kl", "top_n_overlap", "top_n_kendall_tau", "reverse_kl", "js", "clean_argmax_rank")
@@ -36,21 +31,10 @@ class Clean(NamedTuple):
 
     @classmethod
     def of(
-        cls,
-        reached: Float[Tensor, "block pos width"],
-        tokens: Int64[Tensor, "block pos"],
-        top_n: int,
-        logits: Logits = lambda reached: reached,
+        cls, logits: Float[Tensor, "block pos d_vocab"], tokens: Int64[Tensor, "block pos"], top_n: int
     ) -> "Clean":
-        """From the clean run and the tokens that gave it.
-
-        Args:
-            reached: the clean logits, or what they are made of.
-            tokens: of the same.
-            top_n: N.
-            logits: makes them, some tokens at a time.
-        """
-        log_p = _log_probabilities(reached.flatten(0, 1), logits).unflatten(0, tokens.shape)
+        """From the clean logits and the tokens that gave them."""
+        log_p = logits.to(_wide(logits.dtype)).log_softmax(-1)
         targets = torch.full_like(tokens, -1)
         targets[:, :-1] = tokens[:, 1:]
         likely = log_p.topk(min(4 * top_n, log_p.shape[-1]), dim=-1).indices
@@ -58,23 +42,11 @@ class Clean(NamedTuple):
         return cls(log_p, p, log_p.argmax(-1), targets, likely[..., :top_n], likely)
 
 
-def tokens_at_once(device: torch.device) -> int:
-    """Tokens whose logits are made at once: with fewer the product takes longer."""
-    return _CPU_TOKENS if device.type == "cpu" else _GPU_TOKENS
-
-
 @torch.no_grad()
 def divergence(
-    clean: Clean,
-    reached: Float[Tensor, "block pos width"],
-    logits: Logits = lambda reached: reached,
+    clean: Clean, logits: Float[Tensor, "block pos d_vocab"]
 ) -> Float[Tensor, "measure block pos"]:
     """Measure spliced logits against the clean run of the same blocks, one value a token.
-
-    Args:
-        clean: that run.
-        reached: the spliced logits, or what they are made of.
-        logits: makes them, some tokens at a time, so that they never are all there.
 
     Log-probabilities come from a float32 (or wider) `log_softmax`, with no epsilon, so that a KL is capped by
     nothing and that of identical logits is exactly 0. The measures are those of `CORE`, and of `TOP_N` where
@@ -89,36 +61,13 @@ def divergence(
     - `reverse_kl`: KL(Q‖P); `js`: ½ KL(P‖M) + ½ KL(Q‖M), M = ½ (P + Q); both in nats/token.
     - `clean_argmax_rank`: the rank that P's most likely token has in Q, from 1.
     """
-    flat = [part.flatten(0, 1) for part in (*clean, reached)]
-    slices = []
-    for *parts, piece in _split(flat, tokens_at_once(reached.device)):
-        made = logits(piece)
-        budget = _CPU_ELEMENTS if made.device.type == "cpu" else _GPU_ELEMENTS
-        size = max(1, budget // made.shape[-1])
-        slices += [_measure(Clean(*of_clean), q) for *of_clean, q in _split([*parts, made], size)]
-    return torch.cat(slices, dim=1).unflatten(1, reached.shape[:2])
-
-
-def _log_probabilities(
-    reached: Float[Tensor, "token width"], logits: Logits
-) -> Float[Tensor, "token d_vocab"]:
-    """Of all tokens, made some at a time into one tensor."""
-    pieces, start = reached.split(tokens_at_once(reached.device)), 0
-    found = None
-    for piece in pieces:
-        made = logits(piece)
-        found = (
-            made.new_empty(len(reached), made.shape[-1], dtype=_wide(made.dtype)) if found is None else found
-        )
-        torch.log_softmax(made, -1, dtype=found.dtype, out=found[start : start + len(piece)])
-        start += len(piece)
-    assert found is not None
-    return found
-
-
-def _split(tensors: Sequence[Tensor], size: int) -> Iterator[tuple[Tensor, ...]]:
-    """Some tokens of all at a time."""
-    return zip(*(each.split(size) for each in tensors), strict=True)
+    flat = [part.flatten(0, 1) for part in (*clean, logits)]
+    budget = _CPU_ELEMENTS if logits.device.type == "cpu" else _GPU_ELEMENTS
+    size = max(1, budget // logits.shape[-1])
+    slices = [
+        _measure(Clean(*parts), q) for *parts, q in zip(*(part.split(size) for part in flat), strict=True)
+    ]
+    return torch.cat(slices, dim=1).unflatten(1, logits.shape[:2])
 
 
 def _measure(clean: Clean, logits: Float[Tensor, "token d_vocab"]) -> Float[Tensor, "measure token"]:

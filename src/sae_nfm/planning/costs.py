@@ -10,7 +10,6 @@ from torch import nn
 
 from sae_nfm.evaluation.condition import Condition
 from sae_nfm.lm.model import DTYPES, LanguageModel
-from sae_nfm.measures.divergence import tokens_at_once
 from sae_nfm.models.autoencoder import Autoencoder
 from sae_nfm.models.codes import DENSE
 from sae_nfm.models.least_squares import bytes_of
@@ -29,8 +28,6 @@ _SOLVED = 3
 """Copies of a Gram matrix while a linear part is solved."""
 _ALIVE = 8
 """Numbers that a layer keeps for the way back, in widths of the model."""
-_CLEAN, _SPLICED = 2, 3
-"""Copies of logits: log P and P of a batch; logits, log Q and a difference of the few tokens in work."""
 _FLOAT = 4
 
 
@@ -167,10 +164,9 @@ def evaluation_memory(
     conditions: list[Condition], blocks: int, rows: int, context: int, num_documents: int, lm: LanguageModel
 ) -> Memory:
     """What an evaluation takes: logits, and sums by document."""
-    token = lm.d_vocab * max(_FLOAT, next(lm.model.parameters()).element_size())
-    spliced = min(tokens_at_once(lm.device), max(rows, blocks) * context)
-    computing = (_CLEAN * blocks * context + _SPLICED * spliced) * token
-    return Memory(0, computing, 6 * len(conditions) * num_documents * 8)
+    token = context * lm.d_vocab * max(_FLOAT, next(lm.model.parameters()).element_size())
+    clean, stacked = 2 * blocks * token, max(rows, blocks) * token
+    return Memory(0, clean + stacked, 6 * len(conditions) * num_documents * 8)
 
 
 def resident_bytes(device: torch.device) -> int:
