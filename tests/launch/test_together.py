@@ -4,12 +4,14 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from sae_nfm.launch.jobs import DONE, FAILED, Job
+from sae_nfm.launch.jobs import DONE, FAILED, REUSED, Job
 from sae_nfm.launch.prepared import Prepared, groups, in_words, taken
 from sae_nfm.planning.costs import Memory
 from tiny_studies import Suite, wait_until
@@ -128,6 +130,25 @@ def test_jobs_go_in_groups_that_have_room(tmp_path, corpus_file):
     said = (suite.folder / "sweep" / "together_0.log").read_text()
     assert re.findall(r"group (\d) of 2: 1 jobs, (\d\.\d\d) GB beside the model \(of 0\.00\)", said)
     assert [result["sae"]["d_sae"] for result in results(suite, "sweep").values()] == [32, 64]
+    status, printed = suite.run("sae.d_sae=32,64", room, *TOGETHER, sweep=True)
+    assert status == 0, printed
+    assert {Job(folder).outcome().state for folder in (suite.folder / "sweep").glob("*/")} == {REUSED}
+    assert not [args for args in suite.processes().values() if "sae_nfm.launch" in args]
+
+
+def test_what_does_not_compose_is_named_before_anything_runs(tmp_path, corpus_file):
+    suite = Suite(tmp_path, corpus_file)
+    status, printed = suite.run("sae.d_sea=32,64", *TOGETHER, sweep=True)
+    assert status == 1
+    assert "sae.d_sea=32: " in printed
+    assert "did you mean d_sae" in printed
+    assert not [args for args in suite.processes().values() if "sae_nfm.launch" in args]
+
+
+def test_what_only_waits_for_jobs_needs_no_torch():
+    modules = "sae_nfm.__main__, sae_nfm.launch.together"
+    program = f"import sys, {modules}; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "False\n"
 
 
 def job(name, seed, *memory):

@@ -82,8 +82,10 @@ def _run_groups(given: Message, company: Together, printed: PrintedByStudy) -> N
     chosen = groups(ready, left)
     for line in in_words(chosen, left):
         log.info(line)
+    ready.clear()
     for group in chosen:
         company.run([partial(_study, job, printed) for job in group])
+        group.clear()  # so that nothing is kept of studies that have run
 
 
 def _prepared(jobs: list[Given], company: Company, printed: PrintedByStudy) -> Iterator[Prepared]:
