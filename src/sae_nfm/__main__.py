@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from sae_nfm.launch.errors import errors_of_a_study, told_briefly
 from sae_nfm.launch.job import run_job
 from sae_nfm.settings.schema import CONFIG_DIR, register
-from sae_nfm.store.processes import end_with_parent
+from sae_nfm.store.processes import end_with_parent, end_without_looking_back
 
 
 @hydra.main(config_path=CONFIG_DIR, config_name="study", version_base="1.3")
@@ -28,6 +28,7 @@ def _study(cfg: DictConfig) -> float | None:
 def main() -> None:
     """Entry point of the command line."""
     end_with_parent()
+    end_without_looking_back()
     register()
     told_briefly(_study, CONFIG_DIR)()
 

@@ -1,4 +1,4 @@
-"""A process that another made has nothing to do without it."""
+"""How processes end: one that another made has nothing to do without it, and none collects garbage first."""
 
 import os
 import signal
@@ -6,6 +6,8 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+
+import pytest
 
 from tiny_studies import wait_until
 
@@ -35,3 +37,20 @@ def test_a_process_ends_when_the_one_that_made_it_is_killed():
         assert is_there(pid)
         os.kill(maker.pid, signal.SIGKILL)
         wait_until(lambda: not is_there(pid))
+
+
+@pytest.mark.parametrize("looks_back", [True, False])
+def test_a_process_that_ends_without_looking_back_collects_nothing(looks_back):
+    program = """
+import sys
+from sae_nfm.store.processes import end_without_looking_back
+class Cycle:
+    def __init__(self): self.itself = self
+    def __del__(self): print("collected", flush=True)
+if sys.argv[1] == "False": end_without_looking_back()
+Cycle()
+print("kept")
+"""
+    ran = subprocess.run([sys.executable, "-c", program, str(looks_back)], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.split() == (["kept", "collected"] if looks_back else ["kept"])

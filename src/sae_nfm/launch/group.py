@@ -22,7 +22,12 @@ from sae_nfm.progress import Terminal
 from sae_nfm.report.html import write_report
 from sae_nfm.settings.schema import register
 from sae_nfm.store.company import Company, Together
-from sae_nfm.store.processes import end_with_maker, end_with_parent, raise_when_terminated
+from sae_nfm.store.processes import (
+    end_with_maker,
+    end_with_parent,
+    end_without_looking_back,
+    raise_when_terminated,
+)
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -37,6 +42,7 @@ def main() -> None:
     Where a signal ends the process, every study ends first, as it would alone.
     """
     end_with_parent()
+    end_without_looking_back()
     raise_when_terminated()
     register()
     if (given := given_to_this_process()) is None:

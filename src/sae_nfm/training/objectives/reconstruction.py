@@ -1,5 +1,6 @@
 """The squared error of what is reconstructed."""
 
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -19,4 +20,4 @@ class Reconstruction:
         self, residual: Float[Tensor, "token d_in"], predicted: Float[Tensor, "token d_in"]
     ) -> Float[Tensor, ""]:
         """Fraction of the residual's energy that a prediction of it leaves."""
-        return (residual - predicted).pow(2).sum() / residual.pow(2).sum()
+        return F.mse_loss(predicted, residual, reduction="sum") / residual.pow(2).sum()
