@@ -140,7 +140,7 @@ def test_what_does_not_compose_is_named_before_anything_runs(tmp_path, corpus_fi
     suite = Suite(tmp_path, corpus_file)
     status, printed = suite.run("sae.d_sea=32,64", *TOGETHER, sweep=True)
     assert status == 1
-    assert "sae.d_sea=32: " in printed
+    assert "sae.d_sea=32,64: " in printed
     assert "did you mean d_sae" in printed
     assert not [args for args in suite.processes().values() if "sae_nfm.launch" in args]
 
