@@ -24,7 +24,6 @@ from sae_nfm.settings.schema import register
 from sae_nfm.store.company import Company, Together
 from sae_nfm.store.processes import (
     end_with_maker,
-    end_with_parent,
     end_without_looking_back,
     raise_when_terminated,
 )
@@ -41,7 +40,6 @@ def main() -> None:
 
     Where a signal ends the process, every study ends first, as it would alone.
     """
-    end_with_parent()
     end_without_looking_back()
     raise_when_terminated()
     register()
