@@ -22,17 +22,13 @@ from sae_nfm.progress import Terminal
 from sae_nfm.report.html import write_report
 from sae_nfm.settings.schema import register
 from sae_nfm.store.company import Company, Together
-from sae_nfm.store.processes import (
-    end_with_maker,
-    end_without_looking_back,
-    raise_when_terminated,
-)
+from sae_nfm.store.processes import end_with_maker, end_without_looking_back, raise_when_terminated
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 _FORMAT, _TIME = "%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"
 _GRACE = 10.0  # seconds that studies have to end
-_WRITERS = min(4, os.cpu_count() or 1)
+_WRITERS = min(4, os.cpu_count() or 1)  # processes for reports, at most
 
 
 def main() -> None:

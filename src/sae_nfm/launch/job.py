@@ -89,18 +89,18 @@ def _with_report(job: Job, result: dict[str, Any]) -> Outcome:
 
 def _command(hydra: HydraConf, job: Job) -> list[str]:
     """The command of the job's study, to be run alone."""
-    directories = [f"--config-dir={folder}" for folder in config_dirs(hydra)]
+    directories = [f"--config-dir={folder}" for folder in _config_dirs(hydra)]
     name = f"--config-name={hydra.job.config_name}"
-    return [*(sys.executable, "-m", "sae_nfm", name), *directories, *own_overrides(hydra, job)]
+    return [*(sys.executable, "-m", "sae_nfm", name), *directories, *_own_overrides(hydra, job)]
 
 
-def config_dirs(hydra: HydraConf) -> list[str]:
+def _config_dirs(hydra: HydraConf) -> list[str]:
     """Folders of the user's own configuration."""
     sources = hydra.runtime.config_sources
     return [source.path for source in sources if source.provider == "command-line"]
 
 
-def own_overrides(hydra: HydraConf, job: Job) -> list[str]:
+def _own_overrides(hydra: HydraConf, job: Job) -> list[str]:
     """What makes a study of its own of the job."""
     folder = str(job.folder).replace("'", "\\'")
     own = ["hydra.mode=RUN", f"hydra.run.dir='{folder}'", "hydra.output_subdir=null"]

@@ -61,7 +61,7 @@ class Study:
             What `result.json` holds; with `plan=true` what `plan.json` holds.
         """
         started = time.perf_counter()
-        seed_everything(self.cfg.seed, verbose=False)
+        seed_everything(self.cfg.seed, verbose=False)  # others may have been prepared since
         if self.cfg.plan:
             plan = plan_of(self.stages, PlannedWorkshop.of(self.workshop))
             if self.ranks.is_first:

@@ -10,7 +10,7 @@ from torch.amp.autocast_mode import custom_bwd, custom_fwd
 from torch.autograd.function import once_differentiable
 
 from sae_nfm.models.codes import Codes
-from sae_nfm.models.power_sums import embeddings_gradient, power_sums, values_gradient
+from sae_nfm.models.power_sums import Vectors, embeddings_gradient, power_sums, values_gradient
 
 
 def elementary_symmetric_sums(
@@ -70,12 +70,13 @@ class _SymmetricSums(torch.autograd.Function):
     def forward(
         ctx, values: Tensor, indices: Tensor, large: Tensor, embeddings: Tensor, order: int  # noqa: ANN001
     ) -> Tensor:  # fmt: skip
-        sums, alone = power_sums(values, indices, large, embeddings, order)
+        vectors = Vectors(values, indices, large, embeddings)
+        sums, alone = power_sums(vectors, order)
         steps = [from_power_sums(sums)]
         for z in alone[:-1]:
             below = steps[-1]
             steps.append([below[0] + z, *(torch.addcmul(e, z, lower) for lower, e in pairwise(below))])
-        ctx.save_for_backward(values, indices, large, embeddings, *alone, *chain.from_iterable(steps))
+        ctx.save_for_backward(*vectors, *alone, *chain.from_iterable(steps))
         ctx.order = order
         out = embeddings.new_empty(len(values), order - 1, embeddings.shape[1])
         for place, (lower, e) in enumerate(pairwise(steps[-1])):
@@ -90,7 +91,7 @@ class _SymmetricSums(torch.autograd.Function):
         num_large = large.shape[1]
         alone, symmetric = saved[:num_large], saved[num_large:]
         steps = [symmetric[start : start + ctx.order] for start in range(0, len(symmetric), ctx.order)]
-        given = (values, indices, large, embeddings, *_gradients(grad, alone, steps))
+        given = (Vectors(values, indices, large, embeddings), *_gradients(grad, alone, steps))
         grad_values = values_gradient(*given) if ctx.needs_input_grad[0] else None
         grad_embeddings = embeddings_gradient(*given) if ctx.needs_input_grad[3] else None
         return grad_values, None, None, grad_embeddings, None
