@@ -14,6 +14,7 @@ from sae_nfm.launch.quiet import quiet
 from sae_nfm.measures.finite import NonFinite
 from sae_nfm.settings.values import NotAllowed
 from sae_nfm.store.files import CorruptedArtifact
+from sae_nfm.store.processes import end_without_looking_back
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,4 +49,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    end_without_looking_back()
     sys.exit(main())

@@ -12,6 +12,7 @@ from sae_nfm.interop.loading import load
 from sae_nfm.interop.runs import dictionaries_of
 from sae_nfm.interop.saving import WRITABLE, save
 from sae_nfm.settings.values import NotAllowed
+from sae_nfm.store.processes import end_without_looking_back
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,4 +80,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    end_without_looking_back()
     sys.exit(main())
