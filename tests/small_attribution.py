@@ -47,14 +47,14 @@ class Scored:
         return tokens != 0
 
 
-def small_task(tmp_path, order=2, mlp=False, nodes=8, busiest=D_SAE, d_embed=5):
+def small_task(tmp_path, order=2, mlp=False, nodes=8, busiest=D_SAE, d_embed=5, dropout=0):
     """The task, and the numbers of its blocks."""
     torch.manual_seed(0)
     lm = random_lm("gpt2")
     sae = TopKSAE(lm.d_model, D_SAE, K)
     nfm = NeuralFactorizationMachine(
         D_SAE, lm.d_model, order, d_embed, 0.3, linear=True, bias=True, interaction=True, mlp=mlp,
-        dropout=0, fit="together", fit_k=None,
+        dropout=dropout, fit="together", fit_k=None,
     )  # fmt: skip
     autoencoder = Autoencoder(Normalizer(lm.d_model, "per_dimension"), sae, nfm).double()
     prefix = lm.prefix(Scored().blocks.all, SITE)

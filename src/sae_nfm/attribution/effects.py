@@ -37,7 +37,7 @@ def moved_tokens(
     """
     if not contexts:
         return {"up": [], "down": []}
-    task.to(task.lm.device)  # which Lightning took it from when the pass was over
+    task.eval().autoencoder.to(task.lm.device)  # when the pass was over, Lightning put both back
     numbers = torch.tensor([context["block"] for context in contexts])
     order = PairOrder(torch.tensor([list(pair)]), task.interactions.d_sae)
     batch, parts = task.spliced(numbers)

@@ -157,7 +157,7 @@ class AttributionTask(LightningModule):
 
     def spliced(self, numbers: Int64[Tensor, " block"]) -> tuple[SiteBatch, Parts]:
         """Blocks at the site, and what the dictionary makes of their scored tokens."""
-        tokens = self.scored.blocks.tokens(numbers.cpu().numpy()).to(self.device)
+        tokens = self.scored.blocks.tokens(numbers.cpu().numpy()).to(self.lm.device)
         scored = self.scored.scored(numbers, tokens)
         prefix = self.through.passage.prefix(tokens)
         x = prefix.activation.to(self.autoencoder.normalizer.scale.dtype)
