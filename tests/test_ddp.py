@@ -63,6 +63,17 @@ def test_the_processes_of_a_job_have_the_same_settings(suite, sweep):
     assert len(fingerprints) == 2
 
 
+def test_what_is_left_to_be_made_is_made_from_activations_that_no_process_has_opened(suite, sweep):
+    """Found: the SAE, whose training would have had all processes open them."""
+    before = set(suite.artifacts("linear"))
+    status, printed = suite.run(
+        "trainer=ddp_cpu", *CACHED, "linear_tokens=3000", "hydra.run.dir=further", timeout=90
+    )
+    assert status == 0, printed
+    assert len(suite.artifacts("sae")) == 1
+    assert len(set(suite.artifacts("linear")) - before) == 1
+
+
 def test_only_the_first_process_prints(sweep):
     for job in sweep.glob("evaluation*"):
         printed = (job / "output.log").read_text()

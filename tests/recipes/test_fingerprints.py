@@ -2,7 +2,10 @@
 
 from types import SimpleNamespace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -137,6 +140,7 @@ def artifacts_of(lm, default, corpus_file, tmp_path_factory):
 
         def __init__(self, cfg, company):
             self.path, self.dtype, self.quantization = cfg.lm.path, cfg.lm.dtype, None
+            self.device = torch.device("cpu")
 
         def to(self, device):
             return self
@@ -144,7 +148,8 @@ def artifacts_of(lm, default, corpus_file, tmp_path_factory):
     def of(changed):
         cfg = default.copy()
         for key, value in changed.items():
-            OmegaConf.update(cfg, key, str(places.get(value, value)) if type(value) is str else value)
+            given = str(places.get(value, value)) if type(value) is str else value
+            OmegaConf.update(cfg, key, given, force_add=True)
         return config.workshop(cfg, Tracker(folder, {}, {}), SimpleNamespace(device="cpu"))
 
     with pytest.MonkeyPatch.context() as patch:
@@ -185,6 +190,33 @@ def test_what_changes_what_is_tuned_changes_its_fingerprint(fingerprints, settin
     changed = OF_BOTH | OF_THE_NFM | OF_THE_TUNED | OF_NEITHER
     before, after = fingerprints(by_kl), fingerprints(by_kl | {setting: changed[setting]})
     assert (after["nfm"] != before["nfm"]) is (setting not in OF_NEITHER)
+
+
+@pytest.mark.parametrize("kept", [None, 2000])
+def test_what_is_kept_is_permuted_and_so_its_size_is_in_the_fingerprint(fingerprints, kept):
+    """A stage reads the first tokens of a permutation of all, be they kept for another stage."""
+    cached = {
+        "activations": OF_BOTH["activations"] | {"tokens": kept},
+        "train_tokens": 2048,
+        "linear_tokens": 9,
+    }
+    one, other = (fingerprints(cached | {"nfm_train_tokens": tokens}) for tokens in (1024, 3072))
+    assert (one["sae"] != other["sae"]) is (kept is None)
+    assert (one["linear"] != other["linear"]) is (kept is None)
+
+
+def test_a_file_that_a_model_reads_is_in_its_fingerprint_by_what_it_holds(fingerprints, default, tmp_path):
+    def of(name, *pairs):
+        i, j = zip(*pairs, strict=True)
+        columns = {"i": i, "j": j, "taken_off_choosing": [1.0] * len(pairs)}
+        pq.write_table(pa.table(columns), tmp_path / name)
+        target = {"_target_": "sae_nfm.models.residuals.without_pairs.NFMWithoutPairs"}
+        nfm = OmegaConf.to_container(default.nfm) | target | {"pairs": str(tmp_path / name), "share": 1}
+        return fingerprints({"nfm": nfm})["nfm"]
+
+    first = of("pairs.parquet", (0, 1), (2, 3))
+    assert of("elsewhere.parquet", (0, 1), (2, 3)) == first
+    assert of("pairs.parquet", (0, 1), (2, 4)) != first
 
 
 def test_the_wider_sae_has_as_many_parameters_as_it_is_given(artifacts_of):

@@ -99,8 +99,9 @@ class SiteActivations:
         }
 
     def training_spec(self) -> dict[str, Any]:
-        """The same, and how they are kept until they are trained on."""
-        return self.spec() | {"activations": plain(self.cfg.activations)}
+        """The same, how they are kept until they are trained on, and how many: these are permuted."""
+        spec = self.spec() | {"activations": plain(self.cfg.activations)}
+        return spec if self.cache is None else spec | {"num_tokens": Kept(self, self.cache).num_tokens}
 
     def about(self) -> dict[str, Any]:
         """Model, site and text, in the words of the configuration."""
@@ -161,7 +162,7 @@ class Kept:
 
     def spec(self) -> dict[str, Any]:
         """What determines them."""
-        spec = self.activations.training_spec() | {"num_tokens": self.num_tokens}
+        spec = self.activations.training_spec()
         del spec["seed"]
         return spec
 

@@ -102,11 +102,10 @@ class PublishedSAE(OfASite):
 
     @torch.no_grad()
     def _quality(self, autoencoder: Autoencoder) -> dict[str, float]:
-        data = self.activations.module()
-        autoencoder = autoencoder.to(data.validation.device)
-        quality = DictionaryQuality(autoencoder.sae.d_in, autoencoder.sae.d_sae).to(data.validation.device)
-        for start in range(0, data.validation_tokens, _CHUNK):
-            stop = min(start + _CHUNK, data.validation_tokens)
-            quality.update(autoencoder(data.validation.read(start, stop)))
+        held_out, num_tokens = self.activations.validation(0), self.activations.cfg.validation_tokens
+        autoencoder = autoencoder.to(held_out.device)
+        quality = DictionaryQuality(autoencoder.sae.d_in, autoencoder.sae.d_sae).to(held_out.device)
+        for start in range(0, num_tokens, _CHUNK):
+            quality.update(autoencoder(held_out.read(start, min(start + _CHUNK, num_tokens))))
         autoencoder.cpu()
         return {name: value for name, value in quality.compute().items() if value is not None}

@@ -3,6 +3,7 @@
 import copy
 import json
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from sae_nfm.interop import sae_nfm
@@ -11,6 +12,7 @@ from sae_nfm.models.residuals.base import ResidualModel
 from sae_nfm.recipes.activations import sample
 from sae_nfm.recipes.recipe import Demand, Foundation, OnAnSAE, size_of
 from sae_nfm.store.files import write_atomically
+from sae_nfm.store.hashes import file_hash
 from sae_nfm.store.store import fingerprint
 from sae_nfm.training.learning import Learning
 from sae_nfm.training.parts import Part
@@ -59,7 +61,7 @@ class TrainedResidual(OnAnSAE):
 
     def spec(self) -> dict[str, Any]:
         """The SAE, the model's settings and those of its learning."""
-        own = {"model": self.node, "linear_tokens": self.linear_tokens}
+        own = {"model": determining(self.node), "linear_tokens": self.linear_tokens}
         return self.on_this_sae() | self.learning.spec(self.rounds) | own
 
     def about(self) -> dict[str, Any]:
@@ -117,3 +119,11 @@ class TrainedResidual(OnAnSAE):
         return [
             f"on validation documents it explains {explained:.4f} of the SAE's residual, {than} {before:.4f}"
         ]
+
+
+def determining(node: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The settings of a model of the residual; of files that it reads, what is in them."""
+    if node is None:
+        return None
+    reads = getattr(resolve_name(node["_target_"]), "reads", ())
+    return {**node, **{name: file_hash(Path(node[name])) for name in reads}}

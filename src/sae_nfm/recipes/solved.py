@@ -21,6 +21,7 @@ class SolvedLinear(OnAnSAE):
     """
 
     kind = "linear"
+    together = True  # in finding the activations: the first process alone solves
 
     def __init__(self, on: Foundation, control: LinearControl, num_tokens: int) -> None:
         super().__init__(on)
@@ -34,8 +35,9 @@ class SolvedLinear(OnAnSAE):
     def make(self, folder: Path) -> None:
         """Solve it."""
         data = self.activations.module()
-        held_out = (data.validation, data.validation_tokens)
-        solve(self.control, self.on.autoencoder, data.training, self.num_tokens, *held_out, folder)
+        if self.activations.store.ranks.is_first:
+            held_out = (data.validation, data.validation_tokens)
+            solve(self.control, self.on.autoencoder, data.training, self.num_tokens, *held_out, folder)
 
     def blank(self) -> LinearControl:
         """Not yet solved."""

@@ -11,7 +11,7 @@ from sae_nfm.models.autoencoder import Autoencoder
 from sae_nfm.models.residuals.base import ResidualModel
 from sae_nfm.models.residuals.linear import DecoderRefit, OutputBias
 from sae_nfm.recipes.course import OWN, Candidate, Step
-from sae_nfm.recipes.residual import TrainedResidual
+from sae_nfm.recipes.residual import TrainedResidual, determining
 from sae_nfm.recipes.tuned import Beginning, TunedParts
 from sae_nfm.recipes.workshop import Workshop
 from sae_nfm.settings.values import NotAllowed
@@ -170,7 +170,7 @@ def _from_scratch(parts: frozenset[Part], candidate: Candidate, workshop: Worksh
 
     node = dict(trained.node)
     nfm_node = candidate.node if has_nfm else None
-    spec: dict[str, Any] = {"sae": node, "normalizer": trained.normalizer, "nfm": nfm_node}
+    spec: dict[str, Any] = {"sae": node, "normalizer": trained.normalizer, "nfm": determining(nfm_node)}
     return Beginning(build, start, spec, node, nfm_node)
 
 

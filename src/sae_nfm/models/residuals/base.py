@@ -41,6 +41,8 @@ class ResidualModel(nn.Module):
     """
 
     has_interaction = True
+    reads: tuple[str, ...] = ()
+    """Settings that name files, which say what the model is."""
     fit: Literal["together", "linear_then_interaction"] = "linear_then_interaction"
 
     def __init__(self, d_sae: int, d_out: int, linear: bool, bias: bool, fit_k: int | None) -> None:

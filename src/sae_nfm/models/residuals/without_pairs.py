@@ -42,6 +42,7 @@ class NFMWithoutPairs(NeuralFactorizationMachine):
         NotAllowed: there is no such file, or so small a share of the pairs in it is none.
     """
 
+    reads = ("pairs",)
     left_out: Int64[Tensor, "pair 2"]
 
     def __init__(
