@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 
@@ -297,6 +298,31 @@ def test_a_value_that_is_not_allowed_is_named_before_anything_is_trained(default
     cfg = OmegaConf.merge(default, OmegaConf.from_dotlist([override]))
     with pytest.raises(NotAllowed, match=message):
         config.check(cfg)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["stages=[finetune]"],
+            "finetune goes on from interaction and linear and sae, which no stage before",
+        ),
+        (
+            ["stages=[sae,nfm_linear,finetune]"],
+            "finetune goes on from interaction and linear, which no stage",
+        ),
+        (["stages=[sae,nfm]"], "nfm goes on from a linear part, .* allowed are lists with nfm_linear before"),
+        (["stages=[sae,nfm_linear]"], "no stage makes the NFM; allowed are lists with nfm, .* and nfm=none"),
+        (["stages=[sae,joint]", "stage.joint.parts=[linear,interaction]"], "allowed are lists with sae"),
+        (["stages=[sae,nfm]", "nfm.fit=together"], None),
+        (["stages=[sae,nfm]", "nfm.linear=false", "nfm.bias=false"], None),
+        (["stages=[sae,finetune]", "nfm=none"], None),
+        (["stages=[joint,finetune]"], None),
+    ],
+)
+def test_a_stage_that_goes_on_from_what_is_not_made_is_refused(default, overrides, message):
+    with pytest.raises(NotAllowed, match=message) if message else nullcontext():
+        config.check(composed(*overrides))
 
 
 def test_what_another_choice_took_away_has_no_settings():

@@ -143,9 +143,11 @@ def check_course(cfg: DictConfig) -> None:
     """See whether all stages can be trained.
 
     Raises:
-        NotAllowed: a stage or an objective is unknown, there are too few tokens for a step, an SAE that was
-            trained elsewhere is to be trained from scratch, or one that something is planted on is changed.
+        NotAllowed: a stage or an objective is unknown, stages lack others before them, there are too few
+            tokens for a step, an SAE that was trained elsewhere is to be trained from scratch, or one that
+            something is planted on is changed.
     """
+    _check_order(cfg, course(cfg))
     for step in course(cfg):
         if step.learning is not None and (cfg.nfm is not None or "sae" in step.parts):
             blocks = step.learning.blocks(cfg.context) if step.learning.through_model else 0
@@ -157,6 +159,35 @@ def check_course(cfg: DictConfig) -> None:
         if step.how == "begin" and "sae" in step.parts and "d_sae" not in cfg.sae:
             because = f"the stage {step.name} trains an SAE from scratch"
             raise NotAllowed("sae", cfg.sae._target_, "families of SAEs", because)
+
+
+def _check_order(cfg: DictConfig, steps: Sequence[Step]) -> None:
+    """Raise a `NotAllowed` where a stage goes on from what none before it makes, or none makes the NFM."""
+    nfm, made = cfg.nfm, set[Part]()
+    there = {"sae"} | {part for part in ("linear", "interaction") if nfm is not None and nfm[part]}
+    is_solved = nfm is None or nfm.fit == "together" or not (nfm.linear or nfm.bias)
+
+    def refuse(name: str, lacking: str, allowed: str) -> NotAllowed:
+        because = f"the stage {name} goes on from {lacking}, which no stage before it makes"
+        return NotAllowed("stages", list(cfg.stages), allowed, because)
+
+    for step in steps:
+        parts = step.parts & there
+        if step.how == "begin" and "sae" not in parts:
+            allowed = "lists with sae, as from_scratch=true"
+            raise NotAllowed(f"stage.{step.name}.parts", sorted(step.parts), allowed)
+        if step.how == "tune" and (lacking := parts - made):
+            raise refuse(
+                step.name, " and ".join(sorted(lacking)), "lists with sae, nfm_linear, nfm before it"
+            )
+        if step.how == "fit" and parts and not is_solved:
+            raise refuse(step.name, "a linear part", "lists with nfm_linear before it, and nfm.fit=together")
+        is_solved |= step.how == "solve"
+        makes_nfm = step.how == "fit" or (step.how == "begin" and len(parts) > 1)
+        made |= there if makes_nfm else parts & {"sae"}
+    if there - made:
+        allowed = "lists with nfm, or with a stage that trains SAE and NFM from scratch; and nfm=none"
+        raise NotAllowed("stages", list(cfg.stages), allowed, "no stage makes the NFM")
 
 
 def trained_together(cfg: DictConfig) -> dict[str, bool]:
