@@ -50,9 +50,30 @@ def test_a_model_that_gives_nan_is_known_by_one_block(tmp_path, corpus_file, wei
     with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
         activations = config.activations(compose("study", settings), Store(tmp_path / "artifacts"), "cpu")
     with pytest.raises(ValueError, match=named) as error:
-        activations.check_finite()
+        activations.check_model()
     assert f"lm.path={folder}" in str(error.value)
     assert f"because its weight {weight} is not finite" in str(error.value)
+
+
+def test_a_model_whose_layers_read_the_tokens_is_refused(tmp_path, corpus_file):
+    """As those with embeddings of their own in every layer: cut at the site, nothing would tell them."""
+    settings = Suite(tmp_path, corpus_file).settings
+    register()
+    with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
+        activations = config.activations(compose("study", settings), Store(tmp_path / "artifacts"), "cpu")
+    activations.check_model()
+    model, seen = activations.lm.model, {}
+    model.register_forward_pre_hook(lambda module, args: seen.update(tokens=args[0]))
+
+    def add(module, args, output):
+        of_tokens = 0.1 * model.get_input_embeddings()(seen["tokens"])
+        return (output[0] + of_tokens, *output[1:]) if isinstance(output, tuple) else output + of_tokens
+
+    activations.lm.layers[-1].register_forward_hook(add)
+    with pytest.raises(
+        ValueError, match=r"lm\.path=.*run on from blocks\.1\.hook_resid_post, GPT2LMHeadModel"
+    ):
+        activations.check_model()
 
 
 def test_a_study_of_a_model_that_gives_nan_trains_nothing(tmp_path, corpus_file):

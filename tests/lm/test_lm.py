@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from changed_lms import broken, changed_lm
 from sae_nfm.lm.model import DTYPES, LanguageModel
+from sae_nfm.lm.passage import Passage
 from sae_nfm.lm.site import HOOKS, Site
 from sae_nfm.settings.schema import ASSETS
 
@@ -76,6 +77,21 @@ def test_rows_of_a_suffix_do_not_see_each_other(lm, tokens, site):
     alone = lm.suffix(prefix.activation, prefix.resid, site)
     torch.testing.assert_close(both[: len(tokens)], alone, rtol=1e-5, atol=2e-5)
     assert (both[len(tokens) :] - alone).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("site", [Site(3, "resid_post"), Site(3, "mlp_out")], ids=name_of)
+def test_a_trainers_autocast_leaves_the_model_as_it_is(lm, tokens, site):
+    """What it is trained through for is what the evaluation measures."""
+    passage = Passage(lm, site)
+    with torch.no_grad():
+        expected = lm.prefix(tokens, site)
+        logits = lm.suffix(expected.activation, expected.resid, site)
+        by_passage = passage.logits(passage(*expected).final)
+        with torch.autocast("cpu", torch.bfloat16):
+            prefix = lm.prefix(tokens, site)
+            assert torch.equal(prefix.activation, expected.activation)
+            assert torch.equal(lm.suffix(*expected, site), logits)
+            assert torch.equal(passage.logits(passage(*expected).final), by_passage)
 
 
 def test_a_splice_leaves_earlier_positions_and_later_runs_alone(lm, tokens, full):

@@ -68,7 +68,7 @@ class Study:
                 write_atomically(self.folder / PLAN, json.dumps(plan.as_json(), indent=1))
                 print_plan(plan)
             return plan.as_json()
-        self.ranks.from_first(self.workshop.activations.check_finite)
+        self.ranks.from_first(self.workshop.activations.check_model)
         found = record.header(self.cfg, self.origin, self.workshop.activations.lm)
         for number, stage in enumerate(self.stages, 1):
             with progress.stage(number, len(self.stages), stage.name):

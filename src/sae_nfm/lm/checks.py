@@ -1,9 +1,13 @@
 """What a model does not have, or does not do, in the words of the settings."""
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from sae_nfm.lm.site import HOOKS, Site
 from sae_nfm.settings.values import NotAllowed
+
+_CLOSE = {torch.float64: 1e-9, torch.float32: 1e-4}
+_CLOSE_IN_HALF = 0.05
 
 
 def check_site(site: Site, context: int, path: str, n_layers: int, n_ctx: int) -> None:
@@ -14,6 +18,12 @@ def check_site(site: Site, context: int, path: str, n_layers: int, n_ctx: int) -
         raise NotAllowed("layer", site.layer, f"0 to {n_layers - 1}, the layers of {path}")
     if not 2 <= context <= n_ctx:
         raise NotAllowed("context", context, f"2 to {n_ctx}, the tokens that {path} takes")
+
+
+def are_close(mine: Tensor, whole: Tensor) -> bool:
+    """Whether logits are those of the whole model, but for rounding in its type."""
+    close = _CLOSE.get(whole.dtype, _CLOSE_IN_HALF)
+    return torch.allclose(mine, whole.to(mine.dtype), rtol=close, atol=close)
 
 
 def not_finite(what: str, model: nn.Module, path: str, dtype: str) -> NotAllowed:

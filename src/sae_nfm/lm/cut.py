@@ -66,7 +66,7 @@ class Cut:
             hooks.enter_context(self.layers[layer].register_forward_pre_hook(keep))
             if compute:
                 hooks.enter_context(self.layers[layer].register_forward_hook(stop))
-            self.model(tokens.to(computes_on(self.model)), use_cache=False)
+            self._run(tokens)
         return read[0]
 
     def _changed(self, site: Site, change: Callable[[Any], Any]) -> RemovableHandle:
@@ -84,9 +84,14 @@ class Cut:
 
     def run_from(self, layer: int, resid: Float[Tensor, "row pos d_model"]) -> Tensor:
         """The logits of rows that enter a layer; tokens that nobody reads say where they stand."""
-        tokens = torch.zeros(resid.shape[:2], dtype=torch.int64, device=computes_on(self.model))
+        tokens = torch.zeros(resid.shape[:2], dtype=torch.int64)
         with entered(self.layers, layer, resid.to(computes_on(self.layers[layer])), self._returns_tuple):
-            return self.model(tokens, use_cache=False).logits
+            return self._run(tokens).logits
+
+    def _run(self, tokens: Int64[Tensor, "block pos"]) -> Any:
+        device = computes_on(self.model)
+        with as_it_is(device):
+            return self.model(tokens.to(device), use_cache=False)
 
     def _returns_tuples(self) -> bool:
         """Whether this architecture's layers return the residual stream in a tuple."""
@@ -97,9 +102,13 @@ class Cut:
             raise _FarEnough
 
         with self.layers[0].register_forward_hook(stop), suppress(_FarEnough):
-            tokens = torch.zeros(1, 1, dtype=torch.int64, device=computes_on(self.model))
-            self.model(tokens, use_cache=False)
+            self._run(torch.zeros(1, 1, dtype=torch.int64))
         return isinstance(found[0], tuple)
+
+
+def as_it_is(device: torch.device) -> torch.autocast:
+    """No autocast of a trainer's: what is measured, and trained through, is the model in its own type."""
+    return torch.autocast(device.type, enabled=False)
 
 
 class _FarEnough(Exception):

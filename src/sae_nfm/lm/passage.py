@@ -12,14 +12,13 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from sae_nfm.lm.checks import are_close
+from sae_nfm.lm.cut import as_it_is
 from sae_nfm.lm.layers import computed_again
 from sae_nfm.lm.model import LanguageModel
 from sae_nfm.lm.placement import computes_on
 from sae_nfm.lm.site import Prefix, Site
 from sae_nfm.settings.values import NotAllowed
-
-_CLOSE = {torch.float64: 1e-9, torch.float32: 1e-4}
-_CLOSE_IN_HALF = 0.05
 
 
 class Reached(NamedTuple):
@@ -83,7 +82,9 @@ class Passage:
     def logits(self, final: Float[Tensor, "*token d_model"]) -> Float[Tensor, "*token d_vocab"]:
         """The logits of what the unembedding reads, in float32 or wider."""
         unembed = self.lm.unembed
-        logits = unembed(final.to(computes_on(unembed))).to(final.device)
+        device = computes_on(unembed)
+        with as_it_is(device):
+            logits = unembed(final.to(device)).to(final.device)
         cap = getattr(self.lm.model.config, "final_logit_softcapping", None)
         logits = logits if logits.dtype == torch.float64 else logits.float()
         return logits if not cap else cap * torch.tanh(logits / cap)
@@ -97,8 +98,7 @@ class Passage:
         """
         whole = self.lm.suffix(prefix.activation, prefix.resid, self.site)
         mine = self.logits(self(prefix.activation, prefix.resid).final)
-        close = _CLOSE.get(whole.dtype, _CLOSE_IN_HALF)
-        if not torch.allclose(mine, whole.to(mine.dtype), rtol=close, atol=close):
+        if not are_close(mine, whole):
             architecture = type(self.lm.model).__name__
             allowed = "models whose logits are their unembedding's, or capped by final_logit_softcapping"
             raise NotAllowed("lm.path", self.lm.path, allowed, f"the logits of {architecture} are others")

@@ -12,9 +12,11 @@ from sae_nfm.data.cache import ActivationCache, CachedActivations
 from sae_nfm.data.corpora import Corpus
 from sae_nfm.data.tokens import TokenBlocks, TokenSplits, prepare_tokens
 from sae_nfm.data.training_blocks import BlockModule
+from sae_nfm.lm.checks import are_close
 from sae_nfm.lm.model import LanguageModel
 from sae_nfm.lm.site import Site
 from sae_nfm.settings.schema import plain
+from sae_nfm.settings.values import NotAllowed
 from sae_nfm.store.company import ALONE, Company
 from sae_nfm.store.store import Store, fingerprint
 
@@ -82,11 +84,20 @@ class SiteActivations:
         how = (self.corpus, self.cache, self.pool, self.company)
         return SiteActivations(cfg, self.store, self.lm, self.site, *how)
 
-    def check_finite(self) -> None:
-        """Look at one block before hours are spent; raise a `NotAllowed` where NaN or infinity is in it."""
-        prefix = self.lm.prefix(self.splits.test.tokens([0]), self.site)
+    def check_model(self) -> None:
+        """Look at one block before hours are spent.
+
+        Raises:
+            NotAllowed: NaN or infinity is in it, or the model cut at the site is not the whole one.
+        """
+        tokens = self.splits.test.tokens([0])
+        prefix = self.lm.prefix(tokens, self.site)
         logits = self.lm.suffix(prefix.activation, prefix.resid, self.site)
         self.lm.check_finite(logits, f"its logits, after activations at {self.site.name} that are finite,")
+        if not are_close(logits, self.lm.logits(tokens)):
+            because = f"run on from {self.site.name}, {type(self.lm.model).__name__} gives other logits"
+            allowed = "models whose layers read the residual stream, and nothing else of the tokens"
+            raise NotAllowed("lm.path", self.lm.path, allowed, because)
 
     def spec(self) -> dict[str, Any]:
         """What determines the activations, and the order they come in."""
