@@ -276,6 +276,10 @@ def test_a_misspelt_key_or_option_does_not_compose(override, named):
         ("sae_optimizer.betas=[2,2]", r"sae_optimizer\.betas=\[2.*: .*torch\.optim\.Adam takes"),
         ("nfm_optimizer.lr=abc", r"nfm_optimizer\.lr=abc: allowed are numbers"),
         ("nfm_optimizer.lrr=1", r"nfm_optimizer\.lrr=1: .*did you mean lr\?"),
+        (
+            "trainer.precision=bf16-true",
+            r"trainer\.precision=bf16-true: .*allowed are 32-true, bf16-mixed, 64",
+        ),
         ("trainer.precision=bf16-mixd", r"trainer\.precision=bf16-mixd: .*did you mean bf16-mixed\?"),
         ("evaluation.reconstruction.mlp.rounds=0", r"evaluation\.reconstruction\.mlp\.rounds=0: allowed"),
         (
@@ -376,7 +380,7 @@ def test_what_changes_weights_is_part_of_what_determines_them():
         return config.trainer_spec(compose("study", overrides=list(overrides)))
 
     assert spec("trainer=cpu") == spec("trainer=ddp") == {"precision": "32-true"}
-    assert spec("trainer.precision=bf16-true") != spec()
+    assert spec("trainer.precision=bf16-mixed") != spec()
     assert spec("+trainer.deterministic=true") != spec()
     assert spec("+trainer.detect_anomaly=true") == spec()
 

@@ -46,6 +46,7 @@ from sae_nfm.recipes.curriculum import (
 )
 from sae_nfm.recipes.published import PublishedSAE
 from sae_nfm.recipes.sae import TrainedSAE
+from sae_nfm.recipes.training import check_retrainable
 from sae_nfm.recipes.workshop import Order, Workshop
 from sae_nfm.settings.nodes import made, tried, typed
 from sae_nfm.settings.schema import plain as plain
@@ -207,6 +208,8 @@ def attribution(cfg: DictConfig, workshop: Workshop, folder: Path) -> list[Stage
     if cfg.attribution is None:
         return []
     how: Attribution = made(cfg.attribution)
+    if how.further_seeds:
+        check_retrainable(workshop.order.course)
     _check_passage(workshop, reads_streams=False)
     about = fingerprint({"settings": plain(cfg)})
     return [Attribute(scored_blocks(cfg, workshop, how.tokens, "attribution.tokens"), how, about, folder)]

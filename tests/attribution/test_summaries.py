@@ -11,8 +11,9 @@ from sae_nfm.attribution.contexts import Contexts, Kept, chance
 from sae_nfm.attribution.halves import Batches, halves
 from sae_nfm.attribution.resumed import Resumed
 from sae_nfm.attribution.sketch import DEPTH, CountSketch
-from sae_nfm.attribution.sums import PairSums, PairTable
+from sae_nfm.attribution.sums import ChosenPairs, PairSums, PairTable
 from sae_nfm.evaluation.blocks import ScoredBlocks
+from sae_nfm.findings.attribution import Half, named_pairs
 from sae_nfm.models.pairs import PairOrder
 from sae_nfm.store.ranks import Ranks
 from small_attribution import BLOCKS, D_SAE, small_task
@@ -38,8 +39,8 @@ def test_pairs_of_latents_beyond_the_busiest_are_estimated_within_the_error(attr
         sums.update(found)
         sums.update(found)
     expected, table = by_pair(exact.compute()), some.compute()
-    assert exact.error() is None
-    error = some.error()
+    assert exact.compute().error is None
+    error = table.error
     assert error is not None
     counted = {pair for pair in expected if all(4 <= latent < 12 for latent in pair)}
     assert {pair for pair, n in zip(by_pair(table), table.together.tolist(), strict=True) if n > 0} == counted
@@ -73,16 +74,18 @@ def test_sketches_of_parts_add_up():
     torch.testing.assert_close(whole.table, parts.table)
 
 
+THREE = PairTable(
+    i=torch.tensor([0, 1, 2]),
+    j=torch.tensor([3, 4, 5]),
+    taken_off=torch.tensor([9.0, 5.0, -4.0]).double(),
+    squared=torch.tensor([25.0, 1.0, 0.25]).double(),
+    product=torch.ones(3).double(),
+    together=torch.tensor([8, 40, 40]),
+)
+
+
 def test_pairs_are_named_by_what_they_surely_take_off():
-    table = PairTable(
-        i=torch.tensor([0, 1, 2]),
-        j=torch.tensor([3, 4, 5]),
-        taken_off=torch.tensor([9.0, 5.0, -4.0]).double(),
-        squared=torch.tensor([25.0, 1.0, 0.25]).double(),
-        product=torch.ones(3).double(),
-        together=torch.tensor([8, 40, 40]),
-    )
-    choice = choose(table, torch.ones(3).double(), d_sae=6, named=1, harmful=1, seed=0)
+    choice = choose(THREE, torch.ones(3).double(), d_sae=6, named=1, harmful=1, seed=0)
     assert choice.named.tolist() == [[1, 4], [2, 5]]  # 9 is of one large value
     assert choice.orders[0].name == "attribution"
 
@@ -118,6 +121,45 @@ def test_halves_share_no_document_and_leave_little_out(splits):
     assert not documents[0] & documents[1]
     assert len(dealt.choosing) + len(dealt.verifying) + dealt.left_out == scored.num_blocks
     assert dealt.left_out <= 16
+
+
+def test_halves_of_a_single_document_are_refused():
+    class TwoDocuments:
+        """Blocks 0 to 59 are of one document, the others of another, as long as two thirds of it."""
+
+        num_tokens = 700
+
+        def __init__(self):
+            self.blocks = self
+
+        def numbers(self):
+            return np.arange(100)
+
+        def tokens(self, numbers):
+            return torch.ones(len(numbers), 7, dtype=torch.int64)
+
+        def scored(self, numbers, tokens):
+            return tokens > 0
+
+        def documents(self, numbers):
+            return torch.from_numpy(numbers >= 60).long().unsqueeze(1).expand(-1, 7)
+
+    with pytest.raises(
+        ValueError, match=r"attribution\.tokens=700: a half has [01]; allowed are so many that"
+    ):
+        halves(TwoDocuments())
+
+
+def test_one_pair_is_named_as_several_are():
+    sums = ChosenPairs(PairOrder(torch.tensor([[1, 4]]), 6), 3)
+    sums.by_document += torch.tensor([[1.0, 2.0, 4.0]])
+    sums.together += 5
+    of_documents = {"kl_sae_linear": np.full(3, 9.0), "kl_sae_nfm": np.full(3, 6.0)}
+    half = Half(of_documents, np.full(3, 10.0), np.arange(3))
+    choice = choose(THREE, torch.ones(3).double(), d_sae=6, named=1, harmful=0, seed=0)
+    (named,) = named_pairs(choice, False, THREE, sums.compute(), torch.ones(1), half)
+    assert named["latents"] == [1, 4]
+    assert named["together"] == 5
 
 
 def test_batches_are_dealt_and_go_on():

@@ -49,6 +49,11 @@ def test_few_tokens():
     assert warning == "eval_tokens=5000: KL(sae) is known to ±15% only; more tokens narrow that"
 
 
+def test_where_nothing_is_spliced_no_kl_is_warned_of():
+    alone = {name: FINE["conditions"]["clean"] | {"role": name} for name in ("clean", "identity")}
+    assert said(FINE | {"conditions": alone, "marginal_interaction": None}) == []
+
+
 @pytest.mark.parametrize(("floor", "warned"), [(None, False), (0.002, False), (-0.02, True)])
 def test_noise(floor, warned):
     found = said(FINE | {"noise_floor": floor})

@@ -36,7 +36,7 @@ OF_BOTH = {
     "sae_optimizer.betas": [0.5, 0.9], "sae_optimizer.eps": 1e-6, "sae_optimizer.fused": False,
     "sae_optimizer._target_": "torch.optim.AdamW", "train_tokens": 4096, "batch_tokens": 512,
     "pool_tokens": 8192, "validation_tokens": 500, "warmup": 0.5, "decay": 0.5, "gradient_clip": 0,
-    "sae.dead_after": 1, "validations": 2, "trainer.precision": "bf16-true", "matmul_precision": "high",
+    "sae.dead_after": 1, "validations": 2, "trainer.precision": "bf16-mixed", "matmul_precision": "high",
 }  # fmt: skip
 OF_THE_NFM = {
     "nfm.order": 3, "nfm.d_embed": 9, "nfm.embed_std": 0.1, "nfm.linear": False, "nfm.bias": False,

@@ -8,6 +8,7 @@ from jaxtyping import Int64
 from torch.utils.data import IterableDataset
 
 from sae_nfm.evaluation.blocks import ScoredBlocks
+from sae_nfm.settings.values import NotAllowed
 
 _RUNS = 16
 """Runs of documents that go to one half and the other in turn: the borders of few fall within a block."""
@@ -28,6 +29,9 @@ def halves(scored: ScoredBlocks) -> Halves:
 
     Neighbours in the text go together, a sixteenth of the blocks at a time: the text's parts are in both
     halves.
+
+    Raises:
+        NotAllowed: a half has fewer than two documents, so that nothing could be said of the spread.
     """
     numbers = scored.numbers()
     ends = [_documents(scored, part) for part in np.split(numbers, range(_AT_ONCE, len(numbers), _AT_ONCE))]
@@ -36,7 +40,12 @@ def halves(scored: ScoredBlocks) -> Halves:
     borders = np.sort(first)[per_run::per_run]  # documents that a new run starts with
     half = [np.searchsorted(borders, of, side="right") % 2 for of in (first, last)]
     whole = np.searchsorted(borders, first, side="right") == np.searchsorted(borders, last, side="right")
-    return Halves(numbers[whole & (half[0] == 0)], numbers[whole & (half[0] == 1)], int((~whole).sum()))
+    in_half = [whole & (half[0] == which) for which in (0, 1)]
+    fewest = min(len(np.union1d(first[chosen], last[chosen])) for chosen in in_half)
+    if fewest < 2:
+        allowed = "so many that either half of the documents has 2"
+        raise NotAllowed("attribution.tokens", scored.num_tokens, allowed, f"a half has {fewest}")
+    return Halves(numbers[in_half[0]], numbers[in_half[1]], int((~whole).sum()))
 
 
 def _documents(scored: ScoredBlocks, numbers: Int64[np.ndarray, " block"]) -> np.ndarray:

@@ -97,6 +97,8 @@ class PairTable(NamedTuple):
     """Σ f_i f_j; NaN likewise."""
     together: Int64[Tensor, " pair"]
     """Tokens at which both are active; -1 where they were not counted."""
+    error: float | None = None
+    """Of the sums that are estimated, in nats; None where all are counted."""
 
     def surely(self, sign: int) -> Float[Tensor, " pair"]:
         """±Σ A_ij less two standard errors, as of independent tokens; -inf where it was not counted.
@@ -172,11 +174,8 @@ class PairSums(Float64Sums):
         unknown = torch.full((len(keys),), torch.nan, dtype=torch.float64, device=keys.device)
         latents = [keys // self.d_sae, keys % self.d_sae]
         estimated = [*latents, sketch.estimate(keys), unknown, unknown, -torch.ones_like(keys)]
-        return PairTable(*(torch.cat(both).cpu() for both in zip(counted, estimated, strict=True)))
-
-    def error(self) -> float | None:
-        """Of the estimated sums, in nats; None where all are counted."""
-        return CountSketch(self.others).error() if self.has_others else None
+        columns = (torch.cat(both).cpu() for both in zip(counted, estimated, strict=True))
+        return PairTable(*columns, error=sketch.error() if self.has_others else None)
 
 
 def _all(candidates: list[Tensor] | Tensor) -> Int64[Tensor, " key"]:

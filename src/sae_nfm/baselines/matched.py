@@ -81,7 +81,7 @@ class Cov:
     def __call__(self, batch: Spliceable, target: Target, draw: int) -> Float[Tensor, "block pos d_model"]:
         """x + ‖R − x‖ · unit(L z), z standard normal: the mean cancels and the scale is R's."""
         assert batch.surroundings is not None
-        noise = normal(batch, "cov", draw) @ batch.surroundings.factor.T
+        noise = normal(batch, "cov", draw) @ batch.surroundings.factor.T.to(batch.x.dtype)
         return batch.x + at_distance(noise, target.reconstruction - batch.x)
 
 

@@ -118,6 +118,7 @@ def named_pairs(
         half: the other.
     """
     every = range(len(choice.named))
+    together, product = (chosen[name].reshape(-1) for name in ("together", "product"))  # one is a scalar
     sign, places = (-1, every[choice.num_named :]) if harmful else (1, every[: choice.num_named])
     found = []
     for place in places:
@@ -130,8 +131,8 @@ def named_pairs(
             "chosen_on": {"taken_off": float(choosing.taken_off[at]), "together": int(choosing.together[at])},
             "taken_off": as_json(half.mean(sums)),
             "share_of_gain": as_json(half.share_of_gain(sums)),
-            "together": int(chosen["together"][place]),
-            "size": float(chosen["product"][place] * lengths[place]),
+            "together": int(together[place]),
+            "size": float(product[place] * lengths[place]),
             "p": one_sided,
         })  # fmt: skip
     adjusted = holm([pair["p"] for pair in found]) if found else []

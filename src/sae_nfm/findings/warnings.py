@@ -70,6 +70,8 @@ def _few_documents(documents: int, asked: int) -> str | None:
 
 def _few_tokens(spliced: Mapping[str, Any], asked: int) -> str | None:
     """That the first condition's mean is not known well."""
+    if not spliced:
+        return None
     name, kl = next(iter(spliced.items()))
     half = (kl["ci95"][1] - kl["ci95"][0]) / 2
     if not half > WIDE * kl["mean"]:
@@ -81,6 +83,8 @@ def _few_tokens(spliced: Mapping[str, Any], asked: int) -> str | None:
 
 def _noise(floor: float | None, spliced: Mapping[str, Any], dtype: str) -> str | None:
     """That rounding alone is a noticeable part of the smallest KL."""
+    if not spliced:
+        return None
     smallest = min(spliced, key=lambda name: spliced[name]["mean"])
     kl = spliced[smallest]["mean"]
     if floor is None or abs(floor) <= NOISY * kl:

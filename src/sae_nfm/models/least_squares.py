@@ -1,5 +1,7 @@
 """Exact linear maps of sparse features: ridge regression from streamed normal equations."""
 
+from functools import cached_property
+
 import psutil
 import torch
 from jaxtyping import Float
@@ -85,12 +87,17 @@ class NormalEquations:
             self._is_mirrored = True
         return self._gram
 
+    @cached_property
+    def _has_room(self) -> bool:
+        """Whether a factor fits beside Φᵀ Φ: asked once, so that all ridges are solved alike."""
+        return 2 * bytes_of(self.num_features) <= free_bytes(self._gram.device)
+
     def solve(self, ridge: float) -> tuple[Float[Tensor, "features d_out"], Float[Tensor, " d_out"] | None]:
         """Weights and bias of least squared error; `ridge` settles dead features, and spares the bias."""
         diagonal = self.gram.diagonal()
         added = torch.zeros_like(diagonal)
         added[: self.num_features] = ridge * diagonal[: self.num_features].mean()
-        if 2 * bytes_of(self.num_features) <= free_bytes(self._gram.device):
+        if self._has_room:
             factor = self.gram.clone()
             factor.diagonal().add_(added)
             factor = torch.linalg.cholesky(factor)  # by its name: solving takes another copy of it
@@ -147,5 +154,6 @@ def bytes_of(num_features: int) -> int:
 def free_bytes(device: torch.device) -> int:
     """Memory that is left on a device."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # for what comes next
+        return torch.cuda.mem_get_info(device)[0] + kept
     return psutil.virtual_memory().available

@@ -16,6 +16,7 @@ from sae_nfm.training.parts import Part
 
 _WHERE = ("accelerator", "devices", "strategy", "num_nodes", "profiler", "detect_anomaly")
 _HOW = ("precision", "deterministic", "benchmark", "plugins")
+_HALVES = ("bf16-true", "16-true")
 _LEARNING = (
     *("batch_tokens", "pool_tokens", "warmup", "decay", "gradient_clip"),
     *("validations", "validation_tokens"),  # they choose among the weights of a run
@@ -214,9 +215,13 @@ def trainer_spec(cfg: DictConfig) -> dict[str, Any]:
     """What of the trainer's settings changes weights, as opposed to where they are trained.
 
     Raises:
-        NotAllowed: a setting is the study's own, or would train on other steps than are recorded.
+        NotAllowed: a setting is the study's own, would train on other steps than are recorded, or keeps
+            weights in half precision.
     """
     settings = {name: value for name, value in plain(cfg.trainer).items() if not name.startswith("_")}
+    if settings.get("precision") in _HALVES:
+        because = "weights, thresholds and running sums of half precision stand still under small steps"
+        raise NotAllowed("trainer.precision", settings["precision"], "32-true, bf16-mixed, 64-true", because)
     if refused := sorted(set(settings) - set(_WHERE) - set(_HOW)):
         raise NotAllowed(
             f"trainer.{refused[0]}",

@@ -32,15 +32,20 @@ def retrained(workshop: Workshop, seed: int) -> Autoencoder:
         NotAllowed: a stage trains the SAE together with that model, so that another model is on another SAE.
     """
     course = workshop.order.course
-    if mixed := [step.name for step in course if "sae" in step.parts and len(step.parts) > 1]:
-        because = f"the stage {mixed[0]} trains the SAE with its NFM"
-        raise NotAllowed("attribution.further_seeds", 1, "0", because)
+    check_retrainable(course)
     other = workshop.reseeded(seed)
     other.own.foundation = replace(workshop.foundation, activations=other.activations)
     finished(other.own, other, tuple(step for step in course if "sae" not in step.parts))
     for warning in other.warnings:
         workshop.warn(f"seed {seed}: {warning}")
     return other.autoencoder
+
+
+def check_retrainable(course: tuple[Step, ...]) -> None:
+    """Raise a `NotAllowed` where a stage trains the SAE together with the model of its residual."""
+    if mixed := [step.name for step in course if "sae" in step.parts and len(step.parts) > 1]:
+        because = f"the stage {mixed[0]} trains the SAE with its NFM, so that another NFM is on another SAE"
+        raise NotAllowed("attribution.further_seeds", 1, "0", because)
 
 
 def take(step: Step, candidate: Candidate, workshop: Workshop) -> str | None:

@@ -63,7 +63,7 @@ def figures(passes: Passes, settings: Any, left_out: int, further: list[dict[str
         "left_out_blocks": left_out,
         **findings.accounted(whole, [SETS[order] for order in first.interactions.orders]),
         "concentration": findings.concentration(table),
-        "estimated": {"pairs": int((table.together < 0).sum()), "error": one.pairs.error()},
+        "estimated": {"pairs": int((table.together < 0).sum()), "error": table.error},
         **_named(passes, half),
         "curves": findings.curves(choice, two.sets.compute(), half),
         "single_pairs": findings.single_pairs(two.singles.compute()),
