@@ -127,7 +127,10 @@ def test_what_is_planted_stays_where_the_nfm_is_trained_for_kl(suite):
 
 
 def test_joint_training_and_its_controls(suite):
-    found = ran(suite, "joint", "stages=[joint]", "stage.joint.tokens=40960", "nfm.d_embed=16")
+    judged = "evaluation.reconstructions=[sae,sae_linear,sae_nfm,linear_alone,sae_alone,sequential]"
+    found = ran(suite, "joint", "stages=[joint]", "stage.joint.tokens=40960", "nfm.d_embed=16", judged)
+    assert found["artifacts"]["sae"]["fingerprint"] == found["artifacts"]["nfm"]["fingerprint"]
+    assert found["artifacts"]["sequential_sae"]["fingerprint"] != found["artifacts"]["sae"]["fingerprint"]
     assert list(found["stages"]) == ["joint"]
     assert found["stages"]["joint"]["objective"] == "reconstruction"
     assert {"sae", "sae_nfm", "linear_alone", "sae_alone"} <= found["conditions"].keys()

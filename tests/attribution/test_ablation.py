@@ -8,6 +8,7 @@ import torch
 from sae_nfm.attribution.ablation import SetAblations, SingleAblations, Sizes
 from sae_nfm.models.codes import Codes
 from sae_nfm.models.pairs import PairOrder
+from sae_nfm.models.residuals import without_pairs
 from sae_nfm.models.residuals.without_pairs import NFMWithoutPairs
 from small_attribution import BLOCKS, D_SAE, SITE, small_task
 
@@ -112,7 +113,10 @@ def test_lengths_are_those_of_one_pair_alone(tmp_path):
     torch.testing.assert_close(interactions.lengths(pairs), expected)
 
 
-def test_a_model_without_pairs_is_that_of_the_ablation(tmp_path):
+@pytest.mark.parametrize("at_once", [None, 2 * 6**2])
+def test_a_model_without_pairs_is_that_of_the_ablation(tmp_path, monkeypatch, at_once):
+    """Its pairs are looked for in all tokens at once, or in two at a time."""
+    monkeypatch.setattr(without_pairs, "_ELEMENTS", at_once or without_pairs._ELEMENTS)
     task, numbers = small_task(tmp_path)
     with torch.no_grad():
         found = task.attributed(numbers)

@@ -64,6 +64,33 @@ def test_processes_validate_on_the_same_blocks_equally_often(splits, world_size)
     assert rows(batch for part in parts for batch in part) == rows(alone.val_dataloader())
 
 
+@pytest.mark.parametrize(("num_blocks", "per_step"), [(5, 2), (7, 3), (251, 2)])
+def test_no_process_is_left_with_a_batch_of_no_block(num_blocks, per_step):
+    """Two that read the model take turns in every batch, and a model refuses an empty one."""
+
+    class Blocks:
+        context = 128
+
+        def __len__(self):
+            return 10**6
+
+        def order(self, seed, round_number):
+            return torch.arange(10**6).numpy()
+
+        def tokens(self, numbers):
+            return torch.as_tensor(numbers).unsqueeze(1)
+
+    parts = []
+    for rank in range(2):
+        module = BlockModule(Blocks(), Blocks(), per_step, num_blocks * 127, seed=0)
+        parts.append(list(module.held_out(rank, 2)))
+    assert len(parts[0]) == len(parts[1])
+    assert all(len(batch) for part in parts for batch in part)
+    assert len(torch.cat([*parts[0], *parts[1]]).unique()) == num_blocks
+    with pytest.raises(NotAllowed, match=r"validation_tokens=254: they are 2 whole blocks, of which"):
+        BlockModule(Blocks(), Blocks(), 3, 254, seed=0).held_out(0, 3)
+
+
 def test_a_checkpoint_keeps_the_step(splits):
     module = BlockModule(splits.train, splits.validation, 6, 100, seed=0)
     module.trainer = Trainer(0, 1)

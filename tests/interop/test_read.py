@@ -68,6 +68,23 @@ def test_every_fixture_is_read():
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+@torch.no_grad()
+def test_a_step_of_no_length_leaves_what_it_reconstructs(name):
+    """Decoders trained elsewhere have rows of other norms than 1, and codes to go with them."""
+    autoencoder = load(folder_of(name)).autoencoder
+    sae, x = autoencoder.sae, X[:256]
+    expected, rows = autoencoder(x).sae, sae.W_dec.clone()
+    sae.keep_row_norms_()
+    sae.W_dec.grad = rows.clone()
+    sae.before_step_()
+    assert float(sae.W_dec.grad.norm()) < 1e-2 * float(rows.norm())  # all of it was along the rows
+    sae.W_dec.mul_(1.5)
+    sae.after_step_()
+    torch.testing.assert_close(sae.W_dec, rows, rtol=1e-3, atol=1e-6)
+    assert largest_relative_error(autoencoder(x).sae, expected) < 1e-2
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_read_as_its_own_tool_reads_it(name):
     published = load(folder_of(name))
     expected = torch.from_numpy(EXPECTED[name])

@@ -181,3 +181,12 @@ def test_half_a_hidden_unit_decides_between_two_sizes():
     sizes = [sum(p.numel() for p in CodesMLP(9, 8, hidden, False).parameters()) for hidden in (3, 4)]
     middle = sum(sizes) // 2
     assert [CodesMLP.hidden_for(middle + off, 9, 8, False) for off in (-2, 2)] == [3, 4]
+
+
+def test_an_affine_map_takes_activations_of_double_precision():
+    x, codes, _ = sample()
+    control = AffineMap()
+    control.build(D_IN, D_SAE)
+    torch.nn.init.normal_(control.weight)
+    found = control.residual(x.double(), codes)
+    torch.testing.assert_close(found, x.double() @ control.weight.double() + control.bias.double())

@@ -35,6 +35,20 @@ def test_the_planted_part_is_the_sum_over_its_tuples(kind, size):
     torch.testing.assert_close(plant.planted(codes, D_SAE), plant.gain * expected)
 
 
+def test_what_is_planted_on_codes_of_double_precision_is_of_it():
+    autoencoder, x = planted_autoencoder("pairs")
+    codes = autoencoder.sae.encode(x)
+    double = Codes(codes.values.double(), codes.indices)
+    plant = Plant("pairs", num_tuples=4, strength=2.0, noise=0.1)
+    plant.fit(double, autoencoder.sae.decode(codes).detach().double(), D_SAE, seed=1)
+    planted = plant.planted(double, D_SAE)
+    assert planted.dtype == torch.float64
+    expected = autoencoder.plant.planted(codes, D_SAE)
+    torch.testing.assert_close(planted.float(), expected, rtol=1e-4, atol=1e-5)
+    truth = PlantedProducts.of(plant, D_SAE, linear=True, bias=True)
+    torch.testing.assert_close(truth.interaction(double), planted, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["pairs", "triples", "linear", "none"])
 def test_a_model_that_knows_the_tuples_starts_as_what_was_planted(kind):
     autoencoder, x = planted_autoencoder(kind)

@@ -1,5 +1,6 @@
 """What an artifact is kept under: every setting that changes weights changes it, and no other does."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pyarrow as pa
@@ -217,6 +218,13 @@ def test_a_file_that_a_model_reads_is_in_its_fingerprint_by_what_it_holds(finger
     first = of("pairs.parquet", (0, 1), (2, 3))
     assert of("elsewhere.parquet", (0, 1), (2, 3)) == first
     assert of("pairs.parquet", (0, 1), (2, 4)) != first
+
+
+def test_what_another_seed_makes_has_curves_under_a_name_of_its_own(artifacts_of):
+    made, names = artifacts_of({}), []
+    made.run = replace(made.run, logger=lambda stage, *of: names.append(stage))
+    made.reseeded(3).run.logger("nfm", None, 1)
+    assert names == ["nfm_seed_3"]
 
 
 def test_the_wider_sae_has_as_many_parameters_as_it_is_given(artifacts_of):

@@ -146,6 +146,16 @@ def test_who_waits_for_what_another_makes_lets_it_go_on():
     assert together(waiter, maker, waiter) == ["had it", "on", "had it"]
 
 
+def test_who_waits_before_any_study_runs_looks_again_and_ends_when_all_do():
+    """As for tokens that another process is making: each study reads them when it is prepared."""
+    company, looks = Together(ThreadPoolExecutor(1)), []
+    company.wait_for(lambda: len(looks) > 2 or bool(looks.append(0)))
+    assert len(looks) == 3
+    company.end(SystemExit(143))
+    with pytest.raises(SystemExit):
+        company.wait_for(lambda: False)
+
+
 def test_what_is_done_aside_keeps_no_other_from_its_turn():
     begun, had_turn, order = threading.Event(), threading.Event(), []
 

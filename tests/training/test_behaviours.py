@@ -28,6 +28,17 @@ def loss(objective, p=P, q=Q, targets=NOTHING_FOLLOWS, of_p=NO_STREAMS, of_q=NO_
     return objective.per_token(seen(p, of_p), seen(q, of_q), targets).item()
 
 
+def test_downstream_of_streams_whose_squared_norm_no_half_holds():
+    streams = torch.full((2, 1, 64), 60.0)  # ‖h‖² = 230,400
+    other = streams + torch.linspace(-8, 8, 64)
+    found = [
+        loss(Downstream(0.0), of_p=streams.to(dtype), of_q=other.to(dtype))
+        for dtype in (torch.float32, torch.float16)
+    ]
+    assert found[0] > 0.001
+    assert found[1] == pytest.approx(found[0], rel=0.01)
+
+
 @pytest.mark.parametrize("objective", [KL(), KLAndReconstruction()])
 def test_kl(objective):
     assert loss(objective) == pytest.approx(0.5 * math.log(2) - 0.25 * math.log(2))

@@ -1,6 +1,7 @@
 """Runs that are cut off and go on, runs that break, and what is left on disk."""
 
 import errno
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -341,3 +342,18 @@ def test_weights_that_find_no_room_are_told_as_a_full_disk(tmp_path):
         with pytest.raises(OSError, match="No space left on device") as error:
             save_weights(torch.nn.Linear(300, 300), tmp_path / "disk" / WEIGHTS)
         assert error.value.errno == errno.ENOSPC
+
+
+def test_checkpoints_are_there_until_whoever_keeps_the_curves_has_them(bench, tmp_path):
+    """A network that is waited for may have the user interrupt the run."""
+
+    @contextmanager
+    def logger(stage, folder, tokens_per_step):
+        yield False
+        assert list((folder / CHECKPOINTS).iterdir())
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bench.train(bench.task("sae"), tmp_path, logger=logger)
+    bench.train(bench.task("sae"), tmp_path)
+    assert not (tmp_path / CHECKPOINTS).exists()

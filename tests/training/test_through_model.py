@@ -131,6 +131,17 @@ def test_in_float32_it_is_so_to_a_ten_thousandth(tokens, noise, architecture):
     assert (of_leaf - gradient).norm() <= 1e-4 * gradient.norm()
 
 
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_trainers_autocast_changes_nothing(tokens, noise, name):
+    lm, objective = random_lm("gpt2", "float32"), OBJECTIVES[name]
+    leaf = noise.float() + lm.prefix(tokens, Site(LAYER, "resid_post")).activation[tokens != 0]
+    expected = ours(lm, tokens, "resid_post", objective, leaf)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = ours(lm, tokens, "resid_post", objective, leaf)
+    assert found[0] == expected[0]
+    assert torch.equal(found[1], expected[1])
+
+
 def test_pieces_and_blocks_at_once_change_nothing(tokens, noise, monkeypatch):
     lm, leaf = random_lm("llama"), torch.zeros_like(noise)
     expected = ours(lm, tokens, "resid_post", KL(), leaf, blocks=5)

@@ -65,6 +65,7 @@ class BlockModule(ResumedModule):
     ) -> None:
         super().__init__(per_step * training.context)
         self.training, self.validation, self.per_step, self.seed = training, validation, per_step, seed
+        self.validation_tokens = validation_tokens
         self.num_validation = max(2, min(len(validation), validation_tokens // (validation.context - 1)))
 
     def dealt(self, step: int, rank: int, world_size: int) -> IterableDataset:
@@ -75,7 +76,10 @@ class BlockModule(ResumedModule):
         """Held-out blocks, in the same order in every study."""
         order = self.validation.order(0, 0)[: self.num_validation]
         size = max(1, self.per_step // world_size)
-        slices = math.ceil(math.ceil(len(order) / world_size) / size)
+        if len(order) < world_size:
+            because = f"they are {len(order)} whole blocks, of which each of {world_size} processes reads one"
+            raise NotAllowed("validation_tokens", self.validation_tokens, "more, of more documents", because)
+        slices = math.ceil(len(order) // world_size / size)  # of who has fewest: none of them is empty
         return _Held(self.validation, order[rank::world_size], slices)
 
 

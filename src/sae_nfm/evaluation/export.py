@@ -15,17 +15,20 @@ class TokenExport:
         folder: gets `rank-R.shard-N.parquet`; each appears only when it is whole.
         conditions: names of the KL columns.
         rank: this process.
+        world_size: of how many; what an evaluation of more, or of this one, has left is deleted.
         rows_per_shard: rows held in memory before a shard is written.
     """
 
-    def __init__(self, folder: Path, conditions: list[str], rank: int, rows_per_shard: int = 1 << 18) -> None:
-        self.folder, self.conditions, self.rank, self.rows_per_shard = (
-            folder,
-            conditions,
-            rank,
-            rows_per_shard,
-        )
+    def __init__(
+        self, folder: Path, conditions: list[str], rank: int, world_size: int, rows_per_shard: int = 1 << 18
+    ) -> None:
+        self.folder, self.conditions, self.rank = folder, conditions, rank
+        self.rows_per_shard = rows_per_shard
         folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.glob("rank-*"):
+            other = int(path.name.removeprefix("rank-").partition(".")[0])
+            if other % world_size == rank:
+                path.unlink(missing_ok=True)
         self._tables: list[pa.Table] = []
         self._num_shards = 0
 

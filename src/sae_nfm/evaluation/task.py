@@ -100,7 +100,8 @@ class EvaluationTask(LightningModule):
         self.lm.to(self.device)
         if self.settings.save_tokens is not None:
             names = [condition.name for condition in self.conditions]
-            self.export = TokenExport(self.settings.save_tokens, names, self.trainer.global_rank)
+            ranks = (self.trainer.global_rank, self.trainer.world_size)
+            self.export = TokenExport(self.settings.save_tokens, names, *ranks)
         rows = self.settings.rows_on(self.device)
         self.splicing = Splicing(self.lm, self.site, self.conditions, self.by_name, rows)
         if self.surroundings is not None:

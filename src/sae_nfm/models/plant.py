@@ -59,6 +59,7 @@ class Plant(nn.Module):
         chosen = torch.randperm(len(candidates), generator=generator)[: self.num_tuples]
         d_in = reconstruction.shape[-1]
         directions = nn.functional.normalize(torch.randn(len(chosen), d_in, generator=generator), dim=1)
+        directions = directions.to(reconstruction.dtype)
         self.register_buffer("tuples", candidates[chosen])
         self.register_buffer("directions", directions)
         energy = reconstruction.var(0).sum()

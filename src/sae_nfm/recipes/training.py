@@ -62,8 +62,9 @@ def take(step: Step, candidate: Candidate, workshop: Workshop) -> str | None:
 
 def _make(step: Step, parts: frozenset[Part], candidate: Candidate, workshop: Workshop) -> str:
     if candidate.wider is None:
-        candidate.foundation = workshop.sae()
-        return "sae"
+        name = "sae" if candidate.is_own else f"{candidate.name}_sae"
+        candidate.foundation = workshop.sae(name)
+        return name
     assert workshop.order.trained is not None
     recipe = workshop.order.trained.wider(candidate.name, candidate.wider)
     candidate.foundation = workshop.founded(candidate.name, workshop.obtain(candidate.name, recipe))
@@ -146,6 +147,7 @@ def _further(candidate: Candidate, workshop: Workshop) -> Beginning:
     spec = {"sae": candidate.foundation.fingerprint, "nfm": candidate.nfm_fingerprint}
 
     def start(autoencoder: Autoencoder, x: Tensor) -> None:
+        autoencoder.sae.keep_row_norms_()
         if not hasattr(autoencoder.sae, "k"):  # such families would move L0 to where it once was to be
             codes = autoencoder.explain(x).codes
             autoencoder.sae.l0 = float((codes.values > 0).sum() / len(x))

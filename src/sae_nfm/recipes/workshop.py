@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 from torch import nn
@@ -115,7 +115,8 @@ class Workshop:
 
     def reseeded(self, seed: int) -> "Workshop":
         """Another, in which all is made from another seed."""
-        return Workshop(self.store, self.activations.reseeded(seed), self.run, self.order)
+        run = replace(self.run, logger=lambda stage, *of: self.run.logger(f"{stage}_seed_{seed}", *of))
+        return Workshop(self.store, self.activations.reseeded(seed), run, self.order)
 
     @property
     def autoencoder(self) -> Autoencoder:
@@ -147,10 +148,14 @@ class Workshop:
             self.warn(f"{name}: {concern}")
         return made.value
 
-    def sae(self) -> Foundation:
-        """The study's SAE as its own recipe makes it, before any stage trains it further."""
+    def sae(self, name: str = "sae") -> Foundation:
+        """The study's SAE as its own recipe makes it, before any stage trains it further.
+
+        Args:
+            name: of what is made, where that has not been: a control may be the first that needs it.
+        """
         if self._sae is None:
-            self._sae = self.founded("sae", self.obtain("sae", self.order.sae))
+            self._sae = self.founded(name, self.obtain(name, self.order.sae))
         return self._sae
 
     def founded(self, name: str, autoencoder: Autoencoder) -> Foundation:

@@ -139,12 +139,14 @@ class Together(Company):
     def _wait(self, wish: _Wish) -> None:
         """Give the turn away, and come back with it, torch and chance in the state that they were in."""
         me = getcurrent()
-        assert me.parent is not None
-        self._wishes[me] = wish
-        state = _random_state()
-        with _as_at_the_start():
-            me.parent.switch()
-        _set_random_state(state)
+        if me.parent is None:  # a study that is being prepared, when none runs yet
+            time.sleep(_PAUSE)
+        else:
+            self._wishes[me] = wish
+            state = _random_state()
+            with _as_at_the_start():
+                me.parent.switch()
+            _set_random_state(state)
         if self._end is not None:
             raise self._end
 

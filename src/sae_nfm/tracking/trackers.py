@@ -2,10 +2,12 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.utilities import rank_zero_only
 
 LOGS = "logs"
 """Folder of the stages' curves in a run folder."""
@@ -53,5 +55,14 @@ class CSVFiles(Tracker):
 
     @contextmanager
     def stage(self, name: str, artifact: Path, tokens_per_step: int) -> Iterator[Logger]:
-        """Give the stage a CSV file."""
+        """Give the stage a CSV file; that of a run that was interrupted is kept beside it."""
+        _put_aside(self.folder / LOGS / name / "metrics.csv")
         yield CSVLogger(self.folder, name=LOGS, version=name)
+
+
+@rank_zero_only
+def _put_aside(path: Path) -> None:
+    """Lightning's logger deletes the file that it finds."""
+    if path.exists():
+        number = next(n for n in count(1) if not path.with_suffix(f".{n}.csv").exists())
+        path.rename(path.with_suffix(f".{number}.csv"))

@@ -112,7 +112,8 @@ def train(
             save_weights(trained, folder / WEIGHTS)
             write_atomically(folder / METRICS, json.dumps(metrics, indent=1))
             write_atomically(folder / CURVE, json.dumps(curve.as_json()))
-            discard(folder / CHECKPOINTS)
+    if run.ranks.is_first:  # a logger may have waited for its network, and been interrupted
+        discard(folder / CHECKPOINTS)
 
 
 def _trainer(

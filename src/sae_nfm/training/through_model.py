@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from sae_nfm.lm.cut import as_it_is
 from sae_nfm.lm.passage import Passage, Reached
 from sae_nfm.store.company import ALONE, Company
 from sae_nfm.training.objectives.behaviour import Behaviour, Seen
@@ -148,7 +149,7 @@ class ThroughModel:
         streams = spliced.streams[:, at[0], at[1]].detach().requires_grad_(with_gradient)
         with torch.no_grad():
             of_clean = None if clean is None else self._seen(clean.final[at], clean.streams[:, at[0], at[1]])
-        with torch.set_grad_enabled(with_gradient):
+        with torch.set_grad_enabled(with_gradient), as_it_is(final.device):
             seen = self._seen(final, streams)
             values = self.objective.per_token(of_clean or seen, seen, targets)
             total = values.sum()

@@ -7,6 +7,7 @@ import torch
 from every_family import D_IN, D_SAE, FAMILIES, L0, Training, features, loss_of, randomized
 
 from sae_nfm.evaluation.clean import content_of
+from sae_nfm.models.saes import base
 from sae_nfm.models.saes.firing import Firing
 
 
@@ -197,3 +198,14 @@ def test_studies_tell_it_from_others_by_its_settings_and_each_of_its_numbers(fam
     denser = family.make(l0=L0 + 1).double()
     denser.load_state_dict(sae.state_dict())
     assert content_of(denser) != content_of(sae)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_training_begins_with_is_found_some_tokens_at_a_time(family, monkeypatch):
+    sae, x = randomized(FAMILIES[family].make()), features(512)
+    pre = sae.pre_activations(x)
+    expected = pre.flatten().sort(descending=True).values[512 * L0 - 1]
+    torch.testing.assert_close(sae.active_above(x, L0), expected, rtol=0, atol=0)
+    monkeypatch.setattr(base, "_ELEMENTS", 7 * D_SAE)
+    torch.testing.assert_close(sae.active_above(x, L0), expected)
+    assert sae.active_above(x, D_SAE + 1) == pytest.approx(float(pre.min()))

@@ -109,4 +109,4 @@ class AffineMap(LinearControl):
 
     def residual(self, x: Float[Tensor, "... d_in"], codes: Codes) -> Float[Tensor, "... d_in"]:
         """Wᵀ x + b."""
-        return x @ self.weight + self.bias
+        return x @ self.weight.to(x.dtype) + self.bias

@@ -48,4 +48,5 @@ class PlantedProducts(ResidualModel):
 
     def interaction(self, codes: Codes) -> Float[Tensor, "... d_out"]:
         """The products along their directions."""
-        return products(codes, self.tuples, self.d_sae) @ self.directions
+        planted = products(codes, self.tuples, self.d_sae)
+        return planted @ self.directions.to(planted.dtype)

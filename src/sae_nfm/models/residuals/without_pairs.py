@@ -1,5 +1,6 @@
 """An NFM that must do without some pairs of latents, in training as at the splice."""
 
+from itertools import starmap
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +14,9 @@ from sae_nfm.models.codes import Codes
 from sae_nfm.models.pairs import PairOrder, sum_over_pairs
 from sae_nfm.models.residuals.nfm import NeuralFactorizationMachine
 from sae_nfm.settings.values import Fraction, NotAllowed, checked
+
+_ELEMENTS = 1 << 22
+"""Pairs of a token's latents that are looked for at a time."""
 
 
 @checked
@@ -85,8 +89,10 @@ class NFMWithoutPairs(NeuralFactorizationMachine):
         order = PairOrder(self.left_out, self.d_sae)
         leading, k = codes.values.shape[:-1], codes.values.shape[-1]
         flat = Codes(codes.values.reshape(-1, k), codes.indices.reshape(-1, k))
-        removed = sum_over_pairs(flat, self.V, order.places(flat) < order.num_pairs)
-        e_2 = pooled[..., : self.d_embed] - removed.unflatten(0, leading)
+        removed = []
+        for some in starmap(Codes, zip(*(part.split(_ELEMENTS // k**2 or 1) for part in flat), strict=True)):
+            removed.append(sum_over_pairs(some, self.V, order.places(some) < order.num_pairs))
+        e_2 = pooled[..., : self.d_embed] - torch.cat(removed).unflatten(0, leading)
         return torch.cat([e_2, pooled[..., self.d_embed :]], dim=-1)
 
 

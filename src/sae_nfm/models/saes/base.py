@@ -17,6 +17,8 @@ from sae_nfm.models.entries import Entries
 from sae_nfm.models.saes.firing import Firing
 
 ALL = slice(None)
+_ELEMENTS = 1 << 24
+"""Of pre-activations that are looked through at a time, by operators that take 20 bytes for each."""
 Centre = Literal["geometric_median", "mean", "zero"]
 
 
@@ -52,6 +54,8 @@ class SparseAutoencoder(nn.Module):
 
     l0 = math.inf
     """Active latents per token, on average, that training aims at; infinite where it aims at no number."""
+    row_norms: Float[Tensor, "d_sae 1"] | None
+    """Of the decoder, where they are not 1."""
     subtracts_b_dec = True
     """Whether the encoder reads x − b_dec, or x itself, as some published SAEs do."""
 
@@ -64,6 +68,7 @@ class SparseAutoencoder(nn.Module):
         self.W_enc_rows = nn.Parameter(directions.clone())
         self.b_enc = nn.Parameter(torch.zeros(d_sae))
         self.b_dec = nn.Parameter(torch.zeros(d_in))
+        self.register_buffer("row_norms", None, persistent=False)
 
     @property
     def family(self) -> str:
@@ -129,6 +134,16 @@ class SparseAutoencoder(nn.Module):
         """W_enc (x − b_dec) + b_enc, of all latents or of those chosen: what decides which are active."""
         return torch.addmm(self.b_enc[latents], self.centred(x), self.W_enc_rows[latents].t())
 
+    def active_above(self, x: Float[Tensor, "token d_in"], l0: float) -> Float[Tensor, ""]:
+        """The value that so many pre-activations per token are above, on average."""
+        number = min(len(x) * self.d_sae, max(1, round(l0 * len(x))))
+        largest = x.new_empty(0)
+        for part in x.split(max(1, _ELEMENTS // self.d_sae)):
+            pre = self.pre_activations(part).flatten()
+            found = torch.cat([largest, pre if len(largest) < number else pre[pre > largest.min()]])
+            largest = found.topk(min(number, len(found)), sorted=False).values
+        return largest.min()
+
     def centred(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_in"]:
         """What the encoder multiplies."""
         return x - self.b_dec if self.subtracts_b_dec else x
@@ -141,22 +156,26 @@ class SparseAutoencoder(nn.Module):
             self.b_dec.copy_(sample.mean(0))
 
     @torch.no_grad()
+    def keep_row_norms_(self) -> None:
+        """Have every decoder row keep its norm, where that is not 1, as of SAEs trained elsewhere."""
+        norms = self.W_dec.norm(dim=1, keepdim=True)
+        self.row_norms = None if torch.allclose(norms, torch.ones_like(norms), atol=1e-3) else norms
+
+    @torch.no_grad()
     def normalize_decoder_(self) -> None:
-        """Scale every decoder row to unit norm."""
+        """Scale every decoder row to unit norm, or to the one that it keeps."""
         self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12))
+        if self.row_norms is not None:
+            self.W_dec.mul_(self.row_norms)
 
     @torch.no_grad()
     def project_decoder_gradient_(self) -> None:
         """Take the part along each decoder row out of its gradient, which renormalising would undo anyway."""
         if self.W_dec.grad is not None:
             along = torch.linalg.vecdot(self.W_dec.grad, self.W_dec).unsqueeze(1)
+            if self.row_norms is not None:
+                along /= self.row_norms.pow(2).clamp_min(1e-24)
             self.W_dec.grad.addcmul_(along, self.W_dec, value=-1)
-
-
-def active_above(pre: Float[Tensor, "token d_sae"], l0: float) -> Float[Tensor, ""]:
-    """The value that so many pre-activations per token are above, on average."""
-    number = min(pre.numel(), max(1, round(l0 * len(pre))))
-    return pre.flatten().topk(number, sorted=False).values.min()
 
 
 def variance(x: Float[Tensor, "token d_in"]) -> Float[Tensor, ""]:

@@ -83,7 +83,7 @@ class BatchTopKSAE(SparseAutoencoder):
     @torch.no_grad()
     def start_sparse_(self, sample: Float[Tensor, "token d_in"]) -> None:
         """Put θ below the k·B largest of the sample."""
-        self.threshold.copy_(self.largest(sample).values.min())
+        self.threshold.copy_(self.active_above(sample, self.k).clamp_min(0))
 
     def before_step_(self) -> None:
         """Keep the decoder's gradient orthogonal to its rows."""

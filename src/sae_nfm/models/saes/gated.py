@@ -5,7 +5,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from sae_nfm.models.entries import encode_above, sums
-from sae_nfm.models.saes.base import ALL, Attempt, Centre, SparseAutoencoder, active_above, variance
+from sae_nfm.models.saes.base import ALL, Attempt, Centre, SparseAutoencoder, variance
 from sae_nfm.models.saes.firing import Firing
 from sae_nfm.models.saes.penalty import l1_term, lift_terms
 from sae_nfm.settings.values import Count, NonNegative, Positive, checked
@@ -78,7 +78,7 @@ class GatedSAE(SparseAutoencoder):
     @torch.no_grad()
     def start_sparse_(self, sample: Float[Tensor, "token d_in"]) -> None:
         """Lower the gates' biases."""
-        self.b_gate.sub_(active_above(self.pre_activations(sample), self.l0))
+        self.b_gate.sub_(self.active_above(sample, self.l0))
 
     def before_step_(self) -> None:
         """Keep the decoder's gradient orthogonal to its rows."""

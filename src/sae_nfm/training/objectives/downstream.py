@@ -1,5 +1,6 @@
 """What later layers see."""
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
@@ -29,5 +30,7 @@ class Downstream(KL):
         self, clean: Seen, spliced: Seen, targets: Int64[Tensor, " token"]
     ) -> Float[Tensor, " token"]:
         """The loss at every token."""
-        error = (spliced.streams - clean.streams).pow(2).sum(-1) / clean.streams.pow(2).sum(-1)
+        wide = torch.promote_types(clean.streams.dtype, torch.float32)  # ‖h‖² is beyond a half's range
+        h, spliced_h = clean.streams.to(wide), spliced.streams.to(wide)
+        error = (spliced_h - h).pow(2).sum(-1) / h.pow(2).sum(-1)
         return error.mean(0) + self.kl * super().per_token(clean, spliced, targets)
