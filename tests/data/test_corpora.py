@@ -226,6 +226,12 @@ def test_errors_of_a_dataset_name_the_key_and_what_is_allowed(tmp_path, monkeypa
         texts(hub_corpus(tmp_path, text_column="body"))
     with pytest.raises(ValueError, match=r"corpus\.path=.*: it cannot be loaded: Bad split"):
         texts(hub_corpus(tmp_path, split="nothing"))
+    (tmp_path / "scripted").mkdir()
+    (tmp_path / "scripted" / "scripted.py").write_text("")
+    with pytest.raises(
+        ValueError, match=r"corpus\.path=.*: it cannot be loaded: Dataset scripts .* scripted\.py;"
+    ):
+        texts(hub_corpus(tmp_path / "scripted"))
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
     with pytest.raises(
         ValueError, match=r"corpus\.path=someone/something: it cannot .*; allowed are .* hub"

@@ -216,7 +216,7 @@ class HuggingFaceCorpus:
                 streaming=self.streaming,
                 data_files=self.data_files,
             )
-        except (OSError, ValueError, DatasetsError) as error:
+        except (OSError, ValueError, RuntimeError, DatasetsError) as error:  # a RuntimeError for a script
             reason = str(error).partition("\n")[0]
             raise NotAllowed(
                 "corpus.path",
