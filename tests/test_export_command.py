@@ -60,9 +60,16 @@ def test_the_sae_of_a_run_or_an_artifact(study, tmp_path, capsys, format, of):
     assert ("the NFM is left out" in said) == (of == "run" and format != "sae_nfm")
 
 
-def test_the_nfm_of_a_run(study, tmp_path):
-    run, _, autoencoder = study
-    assert run_export(run, "sae_nfm", tmp_path / "out") == 0
+@pytest.mark.parametrize("of", ["run", "export"])
+def test_the_nfm_of_a_run_or_of_what_was_exported(study, tmp_path, capsys, of):
+    source, _, autoencoder = study
+    if of == "export":
+        assert run_export(source, "sae_nfm", tmp_path / "before") == 0
+        source = tmp_path / "before"
+    assert run_export(source, "sae_lens", tmp_path / "other") == 0
+    assert "the NFM is left out" in capsys.readouterr().out
+    assert run_export(source, "sae_nfm", tmp_path / "out") == 0
+    assert f"its NFM: {tmp_path / 'out' / 'nfm'}" in capsys.readouterr().out
     model, config = sae_nfm.read_residual(tmp_path / "out" / "nfm")
     codes = autoencoder(torch.randn(64, D_IN)).codes
     with torch.no_grad():

@@ -9,7 +9,7 @@ from pathlib import Path
 from sae_nfm.interop import hub, sae_nfm
 from sae_nfm.interop.about import about_published
 from sae_nfm.interop.loading import load
-from sae_nfm.interop.runs import dictionaries_of
+from sae_nfm.interop.runs import dictionaries_of, nfm_of
 from sae_nfm.interop.saving import WRITABLE, save
 from sae_nfm.settings.values import NotAllowed
 from sae_nfm.store.processes import end_without_looking_back
@@ -53,11 +53,12 @@ def export(source: str | Path, format: str, out: str | Path) -> list[str]:
     published = load(folders.get("sae", source))
     save(published.autoencoder, published.node, out, format, about_published(published))
     lines = [*published.warnings, f"{published.family} SAE in the format of {format}: {out}"]
-    if sae_nfm.NFM not in folders:
+    nfm = nfm_of(folders, published)
+    if nfm is None:
         return lines
     if format != sae_nfm.NAME:
         return [*lines, f"the NFM is left out, which only --format {sae_nfm.NAME} can hold"]
-    model, config = sae_nfm.read_residual(folders[sae_nfm.NFM])
+    model, config = sae_nfm.read_residual(nfm)
     sae_nfm.write(model, config, out / sae_nfm.NFM)
     return [*lines, f"its NFM: {out / sae_nfm.NFM}"]
 

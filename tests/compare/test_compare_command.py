@@ -8,6 +8,7 @@ from fake_results import fake_result, renamed, swept_result, without_roles, writ
 from full_disks import small_disk
 from sae_nfm.compare.__main__ import main
 from sae_nfm.compare.studies import read_studies
+from sae_nfm.launch.jobs import FAILED, UNFINISHED, Job, Outcome
 from sae_nfm.report.html import write_report
 
 
@@ -95,6 +96,23 @@ def test_unfinished_and_broken_studies_are_named_and_do_not_stop_it(sweep, capsy
         assert f"left out: {name}: " in out
     assert "<b>bare" not in page
     assert "&lt;b&gt;bare" in page
+
+
+def test_a_job_without_a_result_is_named_with_what_the_sweep_says_of_it(sweep, capsys):
+    refused = "context=129: allowed are 2 to 128"
+    for name, outcome in (("refused", Outcome(FAILED, refused)), ("killed", Outcome(UNFINISHED))):
+        (sweep / name).mkdir()
+        Job(sweep / name).record(outcome)
+    for name, written in (("cut", '{"state": '), ("other", "[]"), ("less", '{"state": "failed"}')):
+        (sweep / name).mkdir()
+        (sweep / name / "job.json").write_text(written)
+    assert main([str(sweep)]) == 0
+    out, page = capsys.readouterr().out, (sweep / "compare.html").read_text(encoding="utf-8")
+    assert f"left out: refused: no result.json: failed ({refused})\n" in out
+    assert f"<code>refused</code>: no result.json: failed ({refused})</li>" in page
+    assert "left out: killed: no result.json: not finished\n" in out
+    for name in ("cut", "other", "less"):
+        assert f"left out: {name}: no result.json: not finished, or failed\n" in out
 
 
 def test_a_warning_is_told_once_with_the_studies_it_is_of(sweep, capsys):

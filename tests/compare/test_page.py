@@ -118,13 +118,40 @@ def test_kls_of_several_models_sites_or_texts_are_not_ranked(studies_of):
     assert ranking(studies[:1]) is None
 
 
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("corpus.min_chars", "evaluation.corpus.path", "evaluation.context", "skip_positions"),
+        *("evaluation.bos", "evaluation.replace", "evaluation.position"),
+    ],
+)
+def test_nor_are_those_of_other_tokens_of_a_text_of_that_name(studies_of, key):
+    results = [swept_result(k=k) for k in (8, 16)]
+    *above, last = key.split(".")
+    nodes = [result["settings"] for result in results]
+    for name in above:
+        nodes = [node.setdefault(name, {}) for node in nodes]
+    for values, ranked in (((0, 1), False), ((1, 1), True)):
+        for node, value in zip(nodes, values, strict=True):
+            node[last] = value
+        assert (ranking(studies_of(results)[0]) is not None) == ranked
+
+
+def test_those_that_are_older_than_a_setting_are_ranked_with_those_where_it_is_null(studies_of):
+    results = [swept_result(k=k) for k in (8, 16)]
+    results[0]["settings"]["evaluation"] |= {"corpus": None, "context": None}
+    assert ranking(studies_of(results)[0]) is not None
+
+
 def test_another_text_that_was_scored_is_named(studies_of):
-    plain, other = swept_result(), swept_result()
-    for result, scored in ((plain, "null"), (other, "tinystories")):
+    results = [swept_result() for _ in range(3)]
+    for result, scored in zip(results, ("null", "tinystories", "text"), strict=True):
         result["choices"] |= {"corpus": "docstrings", "corpus@evaluation.corpus": scored}
-    studies, _ = studies_of([plain, other])
-    assert [study.about.corpus for study in studies] == ["docstrings", "docstrings (scored on tinystories)"]
-    assert ranking(studies) is None
+    results[2]["settings"]["evaluation"]["corpus"] = {"path": "texts/hard.txt"}
+    studies, _ = studies_of(results)
+    named = ["docstrings", "docstrings (scored on tinystories)", "docstrings (scored on text hard.txt)"]
+    assert [study.about.corpus for study in studies] == named
+    assert ranking(studies[:2]) is None
 
 
 def test_without_an_nfm_the_saes_are_ranked(studies_of):

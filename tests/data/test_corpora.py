@@ -207,6 +207,23 @@ def test_rows_that_are_lines_become_articles(tmp_path):
     assert texts(corpus) == [article.replace("\n \n", "\n\n") for article in ARTICLES]
 
 
+@pytest.mark.parametrize("heading", [None, HEADING])
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"label": 0, "body": "x", "title": "y"}, "type int; allowed are body, title"),
+        ({"label": ["x"], "body": "y"}, "type list; allowed are body"),
+        ({"label": 1.5}, "type float; allowed are columns of text, of which it has none"),
+    ],
+)
+def test_a_column_that_holds_no_text_is_named_with_those_that_do(tmp_path, heading, row, said):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row))
+    corpus = hub_corpus("json", data_files=str(path), text_column="label", heading=heading)
+    with pytest.raises(ValueError, match=rf"corpus\.text_column=label: its values are of {said}$"):
+        texts(corpus)
+
+
 def test_dataset_signature_follows_local_content_but_not_the_place(tmp_path):
     for name, text in (("here", "x"), ("there", "x"), ("else", "y")):
         (tmp_path / name).mkdir()
@@ -226,6 +243,12 @@ def test_errors_of_a_dataset_name_the_key_and_what_is_allowed(tmp_path, monkeypa
         texts(hub_corpus(tmp_path, text_column="body"))
     with pytest.raises(ValueError, match=r"corpus\.path=.*: it cannot be loaded: Bad split"):
         texts(hub_corpus(tmp_path, split="nothing"))
+    (tmp_path / "scripted").mkdir()
+    (tmp_path / "scripted" / "scripted.py").write_text("")
+    with pytest.raises(
+        ValueError, match=r"corpus\.path=.*: it cannot be loaded: Dataset scripts .* scripted\.py;"
+    ):
+        texts(hub_corpus(tmp_path / "scripted"))
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
     with pytest.raises(
         ValueError, match=r"corpus\.path=someone/something: it cannot .*; allowed are .* hub"

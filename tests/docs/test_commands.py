@@ -65,13 +65,18 @@ def checked(overrides):
     cfg, _ = composed(overrides)
     if not cfg.sae._target_.startswith("sae_nfm.interop") or Path(cfg.sae.path).exists():
         config.check(cfg)  # what is on the hub only can say its site when it is there
+    return cfg
 
 
 @pytest.mark.parametrize(("page", "overrides"), STUDIES, ids=ids(STUDIES))
 def test_a_study_composes_and_its_settings_are_allowed(page, overrides, reader):
     write_files(page.read_text(), reader)
     for job in jobs(overrides):
-        checked(job)
+        cfg = checked(job)
+        trained_on = 1 - sum(cfg.splits.values())
+        longest = max(cfg.train_tokens, cfg.nfm_train_tokens)
+        if cfg.corpus.get("streaming"):  # else all of it would be tokenised first
+            assert trained_on * (cfg.max_tokens or 0) > longest
 
 
 @pytest.mark.parametrize(("page", "command"), ALL, ids=ids(ALL))

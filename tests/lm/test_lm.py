@@ -210,6 +210,22 @@ def test_a_folder_that_is_not_there_or_holds_no_model_is_named(tmp_path):
     assert f"path={tmp_path}: cannot" in str(error.value)
 
 
+def test_a_folder_below_the_home_is_found_and_is_what_it_is_elsewhere(lm, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "models").symlink_to(ASSETS)
+    of_home = LanguageModel("~/models/docs_lm", "float32")
+    assert of_home.signature() == lm.signature()
+    assert of_home.n_layers == lm.n_layers
+    for nowhere in ("~/nowhere", "~nobody-of-that-name/models"):
+        with pytest.raises(ValueError, match="no such folder"):
+            LanguageModel(nowhere, "float32")
+
+
+def test_another_path_stays_as_it_is_written(monkeypatch):
+    monkeypatch.chdir(ASSETS)
+    assert LanguageModel("./docs_lm", "float32").path == "./docs_lm"
+
+
 def test_the_signature_follows_the_content_of_the_folder_and_the_dtype(lm, tmp_path):
     copies = [tmp_path / "a", tmp_path / "b"]
     signatures = []

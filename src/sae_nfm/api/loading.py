@@ -8,7 +8,7 @@ from sae_nfm.api.dictionary import Dictionary
 from sae_nfm.interop import sae_nfm as own_format
 from sae_nfm.interop.fits import check_site
 from sae_nfm.interop.loading import load as load_published
-from sae_nfm.interop.runs import dictionaries_of
+from sae_nfm.interop.runs import dictionaries_of, nfm_of
 from sae_nfm.lm.model import LanguageModel
 from sae_nfm.lm.site import Site
 from sae_nfm.models.residuals.base import ResidualModel
@@ -54,8 +54,7 @@ def load(
     for warning in published.warnings:
         warnings.warn(warning, stacklevel=2)
     autoencoder, claims = published.autoencoder, published.claims
-    nfm = folders.get("nfm", published.files[0].parent / own_format.NFM)
-    if nfm.is_dir():
+    if nfm := nfm_of(folders, published):
         autoencoder.nfm = _residual(nfm)
     site = Site(_said("layer", layer, claims.layer), _said("hook", hook, claims.hook))
     check_site(published, site)

@@ -1,5 +1,7 @@
 """What studies were made on and by which command: said once where they share it."""
 
+import json
+import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
@@ -7,10 +9,13 @@ from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from sae_nfm.report.estimates import lookup, number
+from sae_nfm.report.page import flatten
 
 FEW_DOCUMENTS = 200
 """Below, intervals over documents may be too narrow."""
 _MOST_NAMED = 3
+# what is scored, of which options and names of files tell a part
+_SCORED = re.compile(r"(evaluation\.)?corpus\.|(evaluation\.(context|bos|replace|position)|skip_positions)$")
 
 
 class About(NamedTuple):
@@ -23,11 +28,13 @@ class About(NamedTuple):
     positions: int | None
     documents: int | None
     command: str
+    scored: str
+    """The settings of the text and of the positions in it, as JSON."""
 
     @property
-    def ground(self) -> tuple[str, str, str, int | None]:
+    def ground(self) -> tuple[str, str, str, int | None, str]:
         """What has to be equal for one study's KL to be better or worse than another's."""
-        return self.model, self.site, self.corpus, self.context
+        return self.model, self.site, self.corpus, self.context, self.scored
 
     @property
     def is_small(self) -> bool:
@@ -38,24 +45,32 @@ class About(NamedTuple):
 def read_about(result: Mapping[str, Any]) -> About:
     """What a result says of where it comes from."""
     layer, hook = lookup(result, "site", "layer"), lookup(result, "site", "hook")
-    corpus, path = lookup(result, "choices", "corpus"), lookup(result, "settings", "corpus", "path")
-    scored = lookup(result, "choices", "corpus@evaluation.corpus")
-    names = (
-        corpus,
-        PurePath(path).name if isinstance(path, str) else None,
-        f"(scored on {scored})" if isinstance(scored, str) and scored != "null" else None,
-    )
+    text, scored = _text(result, "corpus"), _text(result, "corpus@evaluation.corpus")
     counts = (number(result.get(key)) for key in ("context", "positions", "documents"))
     context, positions, documents = (None if count is None else int(count) for count in counts)
     return About(
         model=PurePath(str(lookup(result, "lm", "path") or "")).name,
         site="" if layer is None else f"layer {layer} {hook or ''}".strip(),
-        corpus=" ".join(name for name in names if isinstance(name, str)),
+        corpus=f"{text} (scored on {scored})".strip() if scored else text,
         context=context,
         positions=positions,
         documents=documents,
         command=str(result.get("command") or ""),
+        scored=_scored(result.get("settings") or {}),
     )
+
+
+def _text(result: Mapping[str, Any], group: str) -> str:
+    """A corpus by its option and the name of its file; empty where there is none."""
+    path = lookup(result, "settings", *group.rpartition("@")[2].split("."), "path")
+    names = (lookup(result, "choices", group), PurePath(path).name if isinstance(path, str) else None)
+    return " ".join(name for name in names if isinstance(name, str) and name != "null")
+
+
+def _scored(settings: Mapping[str, Any]) -> str:
+    """Without what is null: a study that is older than a setting has none."""
+    there = {key: value for key, value in flatten(settings).items() if value is not None}
+    return json.dumps({key: there[key] for key in sorted(there) if _SCORED.match(key)})
 
 
 def facts(studies: Sequence[About]) -> list[str]:

@@ -14,6 +14,8 @@ from sae_nfm.report.estimates import Estimate, lookup, number, sae_family
 from sae_nfm.report.page import flatten
 
 SCHEMA = 1  # of the results that this version reads
+RECORD = "job.json"  # what became of a sweep's job
+_BEGUN = {"config.yaml", RECORD}
 
 
 class ComparedStudy(NamedTuple):
@@ -64,7 +66,7 @@ def read_studies(folders: Iterable[Path]) -> tuple[list[ComparedStudy], list[Pro
         try:
             studies.append(_read(folder))
         except FileNotFoundError:
-            problems.append(Problem(folder, "no result.json: not finished, or failed"))
+            problems.append(Problem(folder, f"no result.json: {_why(folder)}"))
         except (OSError, ValueError, TypeError, AttributeError) as error:
             problems.append(Problem(folder, f"broken result.json: {error}"))
     return studies, problems
@@ -73,10 +75,19 @@ def read_studies(folders: Iterable[Path]) -> tuple[list[ComparedStudy], list[Pro
 def _jobs(top: Path) -> Iterator[Path]:
     """Folders that hold a study, or in which one was begun, in the order of their names."""
     for folder, below, files in os.walk(top):
-        begun = "config.yaml" in files or ".hydra" in below
+        begun = ".hydra" in below or not _BEGUN.isdisjoint(files)
         below[:] = sorted(name for name in below if not name.startswith(".") and name != "wandb")
         if "result.json" in files or begun:
             yield Path(folder)
+
+
+def _why(folder: Path) -> str:
+    """What became of a study that left no result: a sweep tells it of its jobs."""
+    try:
+        job = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        return f"{job['state']} ({job['reason']})" if job["reason"] else job["state"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return "not finished, or failed"
 
 
 def _read(folder: Path) -> ComparedStudy:

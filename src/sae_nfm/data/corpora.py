@@ -204,7 +204,13 @@ class HuggingFaceCorpus:
             if self.text_column not in row:
                 because = f"it is no column of {self.path}"
                 raise NotAllowed("corpus.text_column", self.text_column, list(row), because)
-            yield row[self.text_column] or ""
+            text = row[self.text_column]
+            if not isinstance(text, str | None):
+                of_text = [name for name, value in row.items() if isinstance(value, str)]
+                because = f"its values are of type {type(text).__name__}"
+                allowed = of_text or "columns of text, of which it has none"
+                raise NotAllowed("corpus.text_column", self.text_column, allowed, because)
+            yield text or ""
 
     def _load(self) -> Iterable[Any]:
         try:
@@ -216,7 +222,7 @@ class HuggingFaceCorpus:
                 streaming=self.streaming,
                 data_files=self.data_files,
             )
-        except (OSError, ValueError, DatasetsError) as error:
+        except (OSError, ValueError, RuntimeError, DatasetsError) as error:  # a RuntimeError for a script
             reason = str(error).partition("\n")[0]
             raise NotAllowed(
                 "corpus.path",

@@ -1,8 +1,10 @@
 """Where an SAE and its NFM lie, of a study's run or of an NFM alone."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from sae_nfm.interop.files import Settings
+from sae_nfm.interop.published import Published
 from sae_nfm.interop.sae_nfm import CONFIG, NFM
 from sae_nfm.settings.values import NotAllowed
 
@@ -19,6 +21,12 @@ def dictionaries_of(folder: Path) -> dict[str, Path]:
         NotAllowed: the result names no SAE, or what it names, or the SAE that the NFM is on, is not there.
     """
     return _of_a_run(folder) or _of_an_nfm(folder)
+
+
+def nfm_of(folders: Mapping[str, Path], published: Published) -> Path | None:
+    """The folder of the NFM on an SAE: among those of `dictionaries_of`, or below the SAE's, if anywhere."""
+    folder = folders.get(NFM, published.files[0].parent / NFM)
+    return folder if folder.is_dir() else None
 
 
 def _of_a_run(run: Path) -> dict[str, Path]:

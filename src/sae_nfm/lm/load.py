@@ -77,7 +77,7 @@ def boot(path: str, dtype: torch.dtype, loading: Loading) -> Booted:
     """Load a model, quietly and whole."""
     transformers_logging.disable_progress_bar()
     logging.getLogger("transformer_lens").setLevel(logging.ERROR)
-    if path.startswith((".", "/", "~")) and not Path(path).expanduser().is_dir():
+    if path.startswith((".", "/", "~")) and not Path(path).is_dir():
         raise NotAllowed("path", path, "a Hugging Face model name or a local folder", "no such folder")
     loader, device = _Loader(path, dtype, loading), "meta" if loading.blank else "cpu"
     try:

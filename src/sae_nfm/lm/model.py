@@ -1,5 +1,6 @@
 """The frozen language model, cut at one site: tokens → prefix → activation → (spliced) → suffix → logits."""
 
+import os
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -56,10 +57,10 @@ class LanguageModel:
         quantization: Quantization = None,
         blank: bool = False,
     ) -> None:
-        self.path, self.dtype, self.blank = path, dtype, blank
+        self.path, self.dtype, self.blank = os.path.expanduser(path), dtype, blank
         self.checkpointing, self.quantization = checkpointing, quantization
         loading = Loading(device_map, max_memory, offload_folder, quantization, blank)
-        self.model, self.bridge = boot(path, DTYPES[dtype], loading)
+        self.model, self.bridge = boot(self.path, DTYPES[dtype], loading)
         for each in (self.model, self.bridge):
             each.eval().requires_grad_(False)
         self._cut = Cut(self.model, self.bridge)
