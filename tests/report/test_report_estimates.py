@@ -63,6 +63,22 @@ def test_reductions_are_against_the_sae():
     assert mse_reduction(result, "sae_linear").value == pytest.approx(1 - mse["sae_linear"] / mse["sae"])
 
 
+def test_a_ratio_that_the_study_withholds_is_not_made_of_the_means():
+    result = fake_result(("sae", "sae_linear", "sae_nfm"))
+    result["ratios"] |= {"sae_linear/sae": None, "sae/eps(sae)": None}
+    result |= {"reduction": None, "mse_reduction": None}
+    assert kl_ratio(result, "sae", "eps(sae)") is None
+    assert kl_reduction(result, "sae_linear") is None
+    assert kl_reduction(result, "sae_nfm") is None
+    assert mse_reduction(result, "sae_nfm") is None
+    del result["ratios"]["sae/eps(sae)"]
+    result["pathology"]["sae"]["eps"] = None
+    assert kl_ratio(result, "sae", "eps(sae)") is None
+    assert not [sentence for sentence in headline(result) if sentence.startswith("Adding the NFM")]
+    del result["reduction"]  # of a result that never had it
+    assert kl_reduction(result, "sae_nfm").value == pytest.approx(1 - 1.5498 / 2.211, abs=1e-3)
+
+
 def test_the_headline_says_what_the_interval_allows():
     result = fake_result()
     result["reduction"] = {"value": 0.299, "ci95": [0.293, 0.305]}
