@@ -96,7 +96,7 @@ def by_document(result: Mapping[str, Any]) -> list[str]:
 def _across(result: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     a, b, top = label(result, found["a"]), label(result, found["b"]), found["top_tenth"]
     tokens = number(lookup(result, "made_worse", f"{found['a']} vs {found['b']}", "fraction"))
-    at_tokens = "" if tokens is None else f" (and at {1 - tokens:.0%} of the tokens)"
+    at_tokens = "" if tokens is None else f" (and above it at {tokens:.0%} of the tokens)"
     said = f"The KL of {a} is below that of {b} in {found['lower']:.0%} of the documents{at_tokens}"
     fall = number(top["fall"])
     if fall is None:
