@@ -13,7 +13,7 @@ from sae_nfm.attribution.resumed import Resumed
 from sae_nfm.attribution.sketch import DEPTH, CountSketch
 from sae_nfm.attribution.sums import ChosenPairs, PairSums, PairTable
 from sae_nfm.evaluation.blocks import ScoredBlocks
-from sae_nfm.findings.attribution import Half, named_pairs
+from sae_nfm.findings.attribution import Half, curves, named_pairs
 from sae_nfm.models.pairs import PairOrder
 from sae_nfm.store.ranks import Ranks
 from small_attribution import BLOCKS, D_SAE, small_task
@@ -160,6 +160,23 @@ def test_one_pair_is_named_as_several_are():
     (named,) = named_pairs(choice, False, THREE, sums.compute(), torch.ones(1), half)
     assert named["latents"] == [1, 4]
     assert named["together"] == 5
+
+
+@pytest.mark.parametrize(("of_control", "times"), [([0.5, 0.6, 0.4], 2), ([0.5, -0.6, 0.4], None)])
+def test_a_control_that_may_take_away_nothing_is_no_measure_of_the_best(of_control, times):
+    of_documents = {"kl_sae_linear": np.full(3, 9.0), "kl_sae_nfm": np.full(3, 6.0)}
+    half = Half(of_documents, np.full(3, 10.0), np.arange(3))
+    every = choose(THREE, torch.ones(3).double(), d_sae=6, named=1, harmful=0, seed=0)
+    two = [each for each in every.orders if each.name in ("attribution", "random")]
+    rows = {"attribution": [1.0, 1.2, 0.8], "random": of_control}
+    sets = {
+        name: {"without": 6 + torch.tensor([row]).double(), "only": torch.full((1, 3), 8.0).double()}
+        for name, row in rows.items()
+    }
+    necessity = curves(every._replace(orders=two), sets, half)["necessity"]
+    assert necessity["best_control"] == "random"
+    found = necessity["times_best_control"]
+    assert found is None if times is None else found["value"] == pytest.approx(times)
 
 
 def test_batches_are_dealt_and_go_on():

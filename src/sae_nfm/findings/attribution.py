@@ -171,13 +171,16 @@ def _necessity(choice: Choice, sets: Mapping[str, Mapping[str, Tensor]], half: H
     if "attribution" not in taken or not controls:
         return {"necessity": None}
     best = max(controls, key=lambda name: controls[name].sum())
+    takes_away = half.mean(controls[best]).shows_more_than(0)
     return {
         "necessity": {
             "size": size,
             "taken_away": as_json(half.share_of_gain(taken["attribution"])),
             "best_control": best,
             "of_best_control": as_json(half.share_of_gain(controls[best])),
-            "times_best_control": as_json(ratio(taken["attribution"], controls[best])),
+            "times_best_control": as_json(
+                ratio(taken["attribution"], controls[best]) if takes_away else None
+            ),
         }
     }
 

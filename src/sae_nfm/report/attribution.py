@@ -60,13 +60,13 @@ def _necessity(found: Mapping[str, Any], necessity: Mapping[str, Any]) -> str:
     )
     best = found["curves"]["orders"]["attribution"]
     alone = estimate(best["given_alone"][best["sizes"].index(necessity["size"])])
+    multiple = f": the first loss is {_in_words(times, '')} times the second" if times else ""
     worse = ", which is worse than no interactions" if alone and alone.value < 0 else ""
     return (
         f"Without the {necessity['size']:,} pairs that take most off on the half that chose, 1% of those "
         f"that occur, the NFM loses {_in_words(away, '%')} of what its interactions gain on the other; "
-        f"without {_CONTROLS[necessity['best_control']]}, {_in_words(control, '%')}: the first loss is "
-        f"{_in_words(times, '')} times the second. Alone these pairs give {_in_words(alone, '%')} of the "
-        f"gain{worse}."
+        f"without {_CONTROLS[necessity['best_control']]}, {_in_words(control, '%')}{multiple}. Alone these "
+        f"pairs give {_in_words(alone, '%')} of the gain{worse}."
     )
 
 
