@@ -1,8 +1,11 @@
 """Sums by pair: counted, sketched, kept and gone on from; halves and choices."""
 
 import itertools
+import math
+from types import SimpleNamespace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -15,6 +18,7 @@ from sae_nfm.attribution.sums import ChosenPairs, PairSums, PairTable
 from sae_nfm.evaluation.blocks import ScoredBlocks
 from sae_nfm.findings.attribution import Half, curves, named_pairs
 from sae_nfm.models.pairs import PairOrder
+from sae_nfm.stages.attributed import Passes, write
 from sae_nfm.store.ranks import Ranks
 from small_attribution import BLOCKS, D_SAE, small_task
 
@@ -48,6 +52,26 @@ def test_pairs_of_latents_beyond_the_busiest_are_estimated_within_the_error(attr
     for pair, value in by_pair(table).items():
         assert value == pytest.approx(expected[pair], abs=1e-9 if pair in counted else error)
     assert some.entries.sum() == exact.entries.sum() == 2 * len(found.pairs.i)
+
+
+def test_what_a_half_did_not_keep_is_not_written_as_nothing(attributed, tmp_path):
+    task, found = attributed
+    first, second = (PairSums(torch.arange(8), D_SAE) for _ in range(2))
+    first.update(found)
+    with torch.no_grad():
+        second.update(task.attributed(torch.tensor([0])))
+    passes = Passes(task, SimpleNamespace(sums=SimpleNamespace(pairs=second)), None, first.compute(), None)
+    write({}, {}, passes, tmp_path)
+    table = pq.read_table(tmp_path / "attribution" / "pairs.parquet").to_pydict()
+    there, seen = by_pair(second.compute()), set()
+    for i, j, off, together in zip(
+        *(table[name] for name in ("i", "j", "taken_off_verifying", "together_verifying")), strict=True
+    ):
+        kept, counted = (i, j) in there, max(i, j) < 8
+        assert off == pytest.approx(there.get((i, j), 0 if counted else math.nan), nan_ok=True)
+        assert (together < 0) == (not counted)
+        seen.add((kept, counted))
+    assert len(seen) == 4
 
 
 def test_a_sketch_finds_heavy_keys_among_many_within_its_error():

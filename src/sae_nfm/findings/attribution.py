@@ -159,7 +159,7 @@ def curves(choice: Choice, sets: Mapping[str, Mapping[str, Tensor]], half: Half)
 
 
 def _necessity(choice: Choice, sets: Mapping[str, Mapping[str, Tensor]], half: Half) -> dict[str, Any]:
-    """The top hundredth by attribution against the best control of the same size."""
+    """The top hundredth by attribution, of pairs that are counted, against the best control of that size."""
     size = max(1, round(_NECESSITY * choice.num_pairs))
     taken = {
         order.name: sets[order.name]["without"][order.sizes.index(size)].numpy()[half.kept]
