@@ -105,6 +105,15 @@ def test_without_an_nfm_the_headline_is_the_pathology_or_the_kl():
     assert facts({}) == []
 
 
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [(0.48, "takes off, the best predictor of the residual that was tried."), (1.2, "codes takes off.")],
+)
+def test_what_the_nfm_beats_is_not_called_the_best(share, said):
+    result = fake_result() | {"share_of_codes_bound": {"kl": {"value": share, "ci95": [0.4, 1.3]}}}
+    assert headline(result)[2].endswith(said)
+
+
 def test_the_change_of_the_ratio_to_random_errors_is_said_as_its_interval_allows():
     def said(value, low, high):
         result = fake_result(("sae", "sae_nfm")) | {

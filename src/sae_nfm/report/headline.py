@@ -113,9 +113,9 @@ def bound(result: Mapping[str, Any]) -> str | None:
     share = estimate(lookup(result, "share_of_codes_bound", "kl"))
     if share is None:
         return None
+    best = "" if share.value > 1 else ", the best predictor of the residual that was tried"
     return (
-        f"The NFM takes off {in_words(share, 0, '%')} of what a large MLP on the same codes takes off, "
-        "the best predictor of the residual that was tried."
+        f"The NFM takes off {in_words(share, 0, '%')} of what a large MLP on the same codes takes off{best}."
     )
 
 
