@@ -141,6 +141,8 @@ def test_parts_that_were_trained_together_are_not_taken_for_the_best_of_each():
     for fit, words in (("together", "not the best linear one."), ("linear_then_interaction", "leaves.")):
         result["nfm"]["fit"] = fit
         assert headline(result)[1].endswith(words)
+    result["nfm"] |= {"fit": "together", "linear": False}  # there is but one part
+    assert headline(result)[1].endswith("leaves.")
 
 
 def test_a_control_says_what_was_planted_and_what_was_found():
