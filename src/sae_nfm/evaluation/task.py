@@ -102,7 +102,8 @@ class EvaluationTask(LightningModule):
             names = [condition.name for condition in self.conditions]
             self.export = TokenExport(self.settings.save_tokens, names, self.trainer.global_rank)
         rows = self.settings.rows_on(self.device)
-        self.splicing = Splicing(self.lm, self.site, self.conditions, self.by_name, rows)
+        partly = self.scored.single is not None
+        self.splicing = Splicing(self.lm, self.site, self.conditions, self.by_name, rows, partly)
         if self.surroundings is not None:
             self.surroundings = self.surroundings.to(self.device)
             no_block = torch.zeros(1, dtype=torch.int64)
