@@ -1,5 +1,7 @@
 """Pairs taken out of the interactions, and what that shows, against models without them."""
 
+import math
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -121,7 +123,7 @@ def test_a_model_without_pairs_is_that_of_the_ablation(tmp_path, monkeypatch, at
     with torch.no_grad():
         found = task.attributed(numbers)
     pairs = some_pairs(found, 10)
-    order = torch.arange(10, 0, -1).tolist()
+    order = [2.0, 1.0, -1.0, -2.0, *[math.nan] * 6]
     table = pa.table({"i": pairs[:, 0].tolist(), "j": pairs[:, 1].tolist(), "taken_off_choosing": order})
     pq.write_table(table, tmp_path / "pairs.parquet")
     nfm = task.interactions.nfm

@@ -1,8 +1,11 @@
 """Sums by pair: counted, sketched, kept and gone on from; halves and choices."""
 
 import itertools
+import math
+from types import SimpleNamespace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -13,8 +16,9 @@ from sae_nfm.attribution.resumed import Resumed
 from sae_nfm.attribution.sketch import DEPTH, CountSketch
 from sae_nfm.attribution.sums import ChosenPairs, PairSums, PairTable
 from sae_nfm.evaluation.blocks import ScoredBlocks
-from sae_nfm.findings.attribution import Half, named_pairs
+from sae_nfm.findings.attribution import Half, curves, named_pairs
 from sae_nfm.models.pairs import PairOrder
+from sae_nfm.stages.attributed import Passes, write
 from sae_nfm.store.ranks import Ranks
 from small_attribution import BLOCKS, D_SAE, small_task
 
@@ -48,6 +52,26 @@ def test_pairs_of_latents_beyond_the_busiest_are_estimated_within_the_error(attr
     for pair, value in by_pair(table).items():
         assert value == pytest.approx(expected[pair], abs=1e-9 if pair in counted else error)
     assert some.entries.sum() == exact.entries.sum() == 2 * len(found.pairs.i)
+
+
+def test_what_a_half_did_not_keep_is_not_written_as_nothing(attributed, tmp_path):
+    task, found = attributed
+    first, second = (PairSums(torch.arange(8), D_SAE) for _ in range(2))
+    first.update(found)
+    with torch.no_grad():
+        second.update(task.attributed(torch.tensor([0])))
+    passes = Passes(task, SimpleNamespace(sums=SimpleNamespace(pairs=second)), None, first.compute(), None)
+    write({}, {}, passes, tmp_path)
+    table = pq.read_table(tmp_path / "attribution" / "pairs.parquet").to_pydict()
+    there, seen = by_pair(second.compute()), set()
+    for i, j, off, together in zip(
+        *(table[name] for name in ("i", "j", "taken_off_verifying", "together_verifying")), strict=True
+    ):
+        kept, counted = (i, j) in there, max(i, j) < 8
+        assert off == pytest.approx(there.get((i, j), 0 if counted else math.nan), nan_ok=True)
+        assert (together < 0) == (not counted)
+        seen.add((kept, counted))
+    assert len(seen) == 4
 
 
 def test_a_sketch_finds_heavy_keys_among_many_within_its_error():
@@ -160,6 +184,23 @@ def test_one_pair_is_named_as_several_are():
     (named,) = named_pairs(choice, False, THREE, sums.compute(), torch.ones(1), half)
     assert named["latents"] == [1, 4]
     assert named["together"] == 5
+
+
+@pytest.mark.parametrize(("of_control", "times"), [([0.5, 0.6, 0.4], 2), ([0.5, -0.6, 0.4], None)])
+def test_a_control_that_may_take_away_nothing_is_no_measure_of_the_best(of_control, times):
+    of_documents = {"kl_sae_linear": np.full(3, 9.0), "kl_sae_nfm": np.full(3, 6.0)}
+    half = Half(of_documents, np.full(3, 10.0), np.arange(3))
+    every = choose(THREE, torch.ones(3).double(), d_sae=6, named=1, harmful=0, seed=0)
+    two = [each for each in every.orders if each.name in ("attribution", "random")]
+    rows = {"attribution": [1.0, 1.2, 0.8], "random": of_control}
+    sets = {
+        name: {"without": 6 + torch.tensor([row]).double(), "only": torch.full((1, 3), 8.0).double()}
+        for name, row in rows.items()
+    }
+    necessity = curves(every._replace(orders=two), sets, half)["necessity"]
+    assert necessity["best_control"] == "random"
+    found = necessity["times_best_control"]
+    assert found is None if times is None else found["value"] == pytest.approx(times)
 
 
 def test_batches_are_dealt_and_go_on():

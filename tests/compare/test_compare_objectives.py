@@ -9,9 +9,11 @@ import pytest
 
 from fake_results import OBJECTIVES, objective_result, swept_result, write_study
 from sae_nfm.compare.__main__ import main
+from sae_nfm.compare.measures import RESIDUAL_EXPLAINED
 from sae_nfm.compare.objectives import by_objective, draw_objectives
 from sae_nfm.compare.sentences import sentences
 from sae_nfm.compare.steps import KL, LINEAR, NFM, SAE, STEPS
+from sae_nfm.report.estimates import Estimate
 
 TITLE = "What each objective buys"
 CONDITIONS = {  # by objective, in the order of the steps
@@ -332,3 +334,14 @@ def test_the_sentence_says_where_it_is_of_several_seeds(studies_of):
         "6.0% [5.0, 7.0] off what the best linear reconstruction leaves (reconstruction: 6.0% [5.0, 7.0]); "
         "means over the seeds, with their range."
     )
+
+
+def test_the_residual_explained_is_by_what_the_last_stage_made(studies_of):
+    result = objective_result("kl")
+    parts = {"sae": ["sae"], "nfm_linear": ["linear"], "nfm": ["linear", "interaction"]}
+    parts |= {"nfm_for_kl": ["linear", "interaction"], "sae_for_kl": ["sae"]}
+    result["validation"] |= {"nfm_for_kl": {"residual_explained": 0.21}, "sae_for_kl": {}}
+    staged = result | {"stages": {name: {"parts": of} for name, of in parts.items()}}
+    studies, _ = studies_of([staged, result])  # the second as before there were stages
+    found = [study.values[RESIDUAL_EXPLAINED.name] for study in studies]
+    assert found == [Estimate(0.21), Estimate(0.29)]

@@ -106,6 +106,14 @@ def test_best_and_worst_are_named(studies_of):
     assert f"The least KL of SAE + NFM is that of layer={first.setting('layer')}, " in least
 
 
+def test_studies_that_differ_in_no_setting_are_named_by_folder(studies_of):
+    studies, varied = studies_of([swept_result(), swept_result()])
+    assert varied == []
+    (least,) = (said for said in sentences(studies, varied) if said.startswith("The least KL"))
+    assert least.startswith("The least KL of SAE + NFM is that of job-000 (")
+    assert "; job-001, the next, is not apart from it beyond chance" in least
+
+
 def test_kls_of_several_models_sites_or_texts_are_not_ranked(studies_of):
     studies, _ = studies_of(grid())
     found = ranking(studies)

@@ -17,6 +17,7 @@ from sae_nfm.evaluation.task import EvaluationTask, Settings
 from sae_nfm.lm.model import LanguageModel
 from sae_nfm.lm.site import Site
 from sae_nfm.measures.finite import NonFinite
+from sae_nfm.measures.sums import DISTANCES
 from small_models import make_autoencoder
 
 SITE = Site(2, "resid_post")
@@ -258,6 +259,13 @@ def test_a_single_position_is_replaced_and_what_follows_it_scored(lm, splits):
     kl = found.kl("sae")[0]
     assert kl[:, :4].abs().max() < 1e-6
     assert kl[:, 5:][found.scored[:, 5:]].mean() > 1e-4
+    number = [condition.name for condition in found.task.conditions].index("sae")
+    distances = torch.cat([values.by_measure for values in found.values], dim=2)[-len(DISTANCES) :, number]
+    for distance, kept in zip(distances, (0, 0, 1), strict=True):
+        others = distance.clone()
+        others[:, 4] = kept
+        torch.testing.assert_close(others, torch.full_like(others, kept))
+        assert (distance[:, 4] - kept).abs().min() > 1e-3
 
 
 def test_token_level_results_are_those_that_were_summed(lm, splits, run, tmp_path):

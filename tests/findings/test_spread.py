@@ -69,6 +69,17 @@ def test_a_gain_that_depends_on_the_position_is_told_from_one_that_does_not():
     assert changes[1]["ci95"][0] > 0.39
 
 
+def test_where_the_kl_may_be_0_there_is_no_share_of_it():
+    tokens = Tokens()
+    position = np.arange(CONTEXT)
+    kl(tokens, "sae")[:] = np.where(position < 4, kl(tokens, "sae"), kl(tokens, "sae") - 1)  # by rounding
+    gain = along_context(summary_of(tokens))["reduction"]
+    assert np.isnan(gain["value"]).tolist() == [False, False, True]
+    assert np.isnan(gain["ci95"][-1]).all()
+    assert np.isfinite(gain["early"]["value"])
+    assert np.isnan([gain["late"]["value"], gain["change"]["value"]]).all()
+
+
 def test_documents_of_more_than_the_groups_are_added_up():
     tokens = Tokens(num_documents=25)
     summary = summary_of(tokens)

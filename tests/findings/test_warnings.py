@@ -93,6 +93,15 @@ def test_what_was_not_trained_to_its_end():
     assert found["nfm"]["validation"] == rising["validation"]
 
 
+@pytest.mark.parametrize(
+    ("values", "late"),
+    [((0.0, 0.3, 0.5), "50%"), ((0.0, 0.2, 0.3, 0.5), "33%"), ((0, 1, 2, 3, 4), "quarter")],
+)
+def test_the_share_that_is_measured_is_the_one_that_is_said(values, late):
+    (warning,) = said(curves={"nfm": curve(*values)})
+    assert f"; the last {late} of its {25 * (len(values) - 1)},000 tokens moved" in warning
+
+
 @pytest.mark.parametrize("values", [(), (0.1,), (0.1, 0.5), (0.1, 0.1, 0.1, 0.1, 0.1), (0.1, None)])
 def test_too_few_validations_or_no_change_say_nothing(values):
     assert late_change(curve(*values)) is None

@@ -79,14 +79,20 @@ def test_whether_the_gain_depends_on_the_position(change, said):
 def test_whether_the_gain_is_in_few_documents():
     over_sae, over_linear = by_document(fake_result())
     assert over_sae == (
-        "The KL of SAE + NFM is below that of SAE in 94% of the documents (and at 69% of the tokens); the "
-        "tenth of the documents where it falls most, 15% of the tokens, has 22% of the whole fall."
+        "The KL of SAE + NFM is below that of SAE in 94% of the documents (and above it at 31% of the "
+        "tokens); the tenth of the documents where it falls most, 15% of the tokens, has 22% of the whole "
+        "fall."
     )
     assert (
         "below that of SAE + linear part in 94% of the documents;" in over_linear
     )  # tokens were not counted
     result = changed(fake_result(), "across_documents", 0, "top_tenth", "fall", to=None)
-    assert by_document(result)[0].endswith("(and at 69% of the tokens), but in all it does not fall.")
+    assert by_document(result)[0].endswith(
+        "(and above it at 31% of the tokens), but in all it does not fall."
+    )
+    changed(result, "made_worse", "sae_nfm vs sae", "fraction", to=0.0)  # nothing changed
+    changed(result, "across_documents", 0, "lower", to=0.0)
+    assert "in 0% of the documents (and above it at 0% of the tokens)" in by_document(result)[0]
 
 
 def test_how_good_the_sae_is():
@@ -110,6 +116,12 @@ def test_whether_each_part_was_trained_to_its_end():
         "it was not flat by then, its last quarter moved it by 25% of its range; the weights kept are those "
         "of step 100 of 200, the best."
     )
+
+
+def test_the_end_of_a_curve_is_what_was_measured():
+    result = fake_result()
+    result["curves"]["sae"]["validation"] = [[0, 0.3], [100, 0.7], [200, 0.71]]
+    assert "flat by then, its last 50% moved it by 2% of its range" in training(result)[0]
 
 
 def test_a_test_in_words():

@@ -141,6 +141,23 @@ def test_the_report_says_what_the_gain_is_due_to(tmp_path):
     assert text.count('src="data:image/svg+xml;base64,') == 9
 
 
+def test_a_control_that_may_take_away_nothing_is_no_measure_of_the_loss(tmp_path):
+    found = fake_found()
+    found["curves"]["necessity"]["times_best_control"] = None
+    text = attribution_part(read(write_attribution(tmp_path, found)), [])
+    assert (
+        "matched to them in size and in how often they occur, 30.0% (95% interval 27.0 to 33.0). Alone"
+        in text
+    )
+    assert "times the second" not in text
+
+
+def test_where_not_all_pairs_are_counted_the_hundredth_is_of_those_that_are(tmp_path):
+    found = fake_found() | {"settings": {"busiest": 2048}, "estimated": {"pairs": 90, "error": 0.1}}
+    text = attribution_part(read(write_attribution(tmp_path, found)), [])
+    assert "1% of those that occur among the 2,048 busiest latents, the NFM loses" in text
+
+
 def test_a_study_without_attribution_has_the_report_it_had(tmp_path):
     without = report(tmp_path / "without")
     (tmp_path / "half").mkdir()

@@ -63,6 +63,22 @@ def test_reductions_are_against_the_sae():
     assert mse_reduction(result, "sae_linear").value == pytest.approx(1 - mse["sae_linear"] / mse["sae"])
 
 
+def test_a_ratio_that_the_study_withholds_is_not_made_of_the_means():
+    result = fake_result(("sae", "sae_linear", "sae_nfm"))
+    result["ratios"] |= {"sae_linear/sae": None, "sae/eps(sae)": None}
+    result |= {"reduction": None, "mse_reduction": None}
+    assert kl_ratio(result, "sae", "eps(sae)") is None
+    assert kl_reduction(result, "sae_linear") is None
+    assert kl_reduction(result, "sae_nfm") is None
+    assert mse_reduction(result, "sae_nfm") is None
+    del result["ratios"]["sae/eps(sae)"]
+    result["pathology"]["sae"]["eps"] = None
+    assert kl_ratio(result, "sae", "eps(sae)") is None
+    assert not [sentence for sentence in headline(result) if sentence.startswith("Adding the NFM")]
+    del result["reduction"]  # of a result that never had it
+    assert kl_reduction(result, "sae_nfm").value == pytest.approx(1 - 1.5498 / 2.211, abs=1e-3)
+
+
 def test_the_headline_says_what_the_interval_allows():
     result = fake_result()
     result["reduction"] = {"value": 0.299, "ci95": [0.293, 0.305]}
@@ -87,6 +103,15 @@ def test_without_an_nfm_the_headline_is_the_pathology_or_the_kl():
     assert headline(fake_result(("sae",), ()))[0].startswith("Splicing in the SAE's reconstruction costs")
     assert headline({"conditions": {}}) == ["This study measured no condition."]
     assert facts({}) == []
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [(0.48, "takes off, the best predictor of the residual that was tried."), (1.2, "codes takes off.")],
+)
+def test_what_the_nfm_beats_is_not_called_the_best(share, said):
+    result = fake_result() | {"share_of_codes_bound": {"kl": {"value": share, "ci95": [0.4, 1.3]}}}
+    assert headline(result)[2].endswith(said)
 
 
 def test_the_change_of_the_ratio_to_random_errors_is_said_as_its_interval_allows():
@@ -116,6 +141,8 @@ def test_parts_that_were_trained_together_are_not_taken_for_the_best_of_each():
     for fit, words in (("together", "not the best linear one."), ("linear_then_interaction", "leaves.")):
         result["nfm"]["fit"] = fit
         assert headline(result)[1].endswith(words)
+    result["nfm"] |= {"fit": "together", "linear": False}  # there is but one part
+    assert headline(result)[1].endswith("leaves.")
 
 
 def test_a_control_says_what_was_planted_and_what_was_found():

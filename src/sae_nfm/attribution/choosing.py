@@ -13,7 +13,7 @@ from sae_nfm.attribution.sums import PairTable
 from sae_nfm.models.pairs import PairOrder
 
 SHARES = (0.001, 0.003, 0.01, 0.03, 0.1)
-"""Of the pairs that occur: how many make a set."""
+"""Of the pairs that occur, and are counted pair by pair: how many make a set."""
 OFTEN = 5
 """Tokens at which a pair occurs, from which on its sum says something."""
 _STRATA, _SINGLE = 10, 200

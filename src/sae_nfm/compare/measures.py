@@ -52,6 +52,13 @@ def _at(*keys: str) -> Callable[[Mapping[str, Any]], Estimate | None]:
     return lambda result: estimate(lookup(result, *keys))
 
 
+def _residual_explained(result: Mapping[str, Any]) -> Estimate | None:
+    """By the NFM as the last stage that trains it leaves it; `nfm` of results before there were stages."""
+    stages = (result.get("stages") or {}).items()
+    trained = ["nfm", *(name for name, stage in stages if {"linear", "interaction"} & set(stage["parts"]))]
+    return _at("validation", trained[-1], "residual_explained")(result)
+
+
 def _of(
     role: str, read: Callable[[Mapping[str, Any], str | None], Estimate | None]
 ) -> Callable[[Mapping[str, Any]], Estimate | None]:
@@ -93,7 +100,7 @@ MARGINAL = Measure(
 )  # fmt: skip
 RESIDUAL_EXPLAINED = Measure(
     "validation_residual_explained", "residual explained (validation)",
-    _at("validation", "nfm", "residual_explained"), "%", 1,
+    _residual_explained, "%", 1,
 )  # fmt: skip
 SHARE_OF_BOUND = Measure("share_of_codes_bound", "of codes_bound", _at("share_of_codes_bound", "kl"), "%", 0)
 MEASURES = (

@@ -47,19 +47,23 @@ def _headline(studies: Sequence[ComparedStudy], varied: Sequence[str]) -> str:
 
 
 def _best(ranked: Ranking | None, varied: Sequence[str]) -> list[str]:
-    """The study with the least KL, and whether the next is behind it beyond chance."""
+    """The study with the least KL, and whether the next is behind it beyond chance.
+
+    Where no setting tells studies apart, their folders do.
+    """
     if ranked is None:
         return []
     best, second, *_ = ranked.studies
-    said = f"The least {ranked.measure.heading} is that of {_at(best, varied, ranked.measure)}"
+    first, next_ = (named(study, varied) or study.folder.name for study in (best, second))
+    said = f"The least {ranked.measure.heading} is that of {first} ({_shown(best, ranked.measure)})"
     above = ranked.above_best.get(second.folder)
     if above is None or above.size.low is None:
-        return [f"{said}; {named(second, varied)} comes next."]
+        return [f"{said}; {next_} comes next."]
     more = f"has {format_estimate(above.shown)} nats/token more"
     if not above.size.excludes(0):
         more = f"is not apart from it beyond chance: {format_estimate(above.shown)} nats/token more"
     how = "paired by document" if above.paired else "of independent intervals"
-    return [f"{said}; {named(second, varied)}, the next, {more} ({how})."]
+    return [f"{said}; {next_}, the next, {more} ({how})."]
 
 
 def _gains(studies: Sequence[ComparedStudy], varied: Sequence[str]) -> list[str]:
@@ -123,9 +127,13 @@ def _value(study: ComparedStudy, measure: Measure) -> Estimate:
 
 def _at(study: ComparedStudy, varied: Sequence[str], measure: Measure) -> str:
     """A study by name, with its figure: `layer=3 (14.2% [13.9, 14.5])`; without a name the figure alone."""
-    shown = format_estimate(_value(study, measure), measure.decimals, measure.unit).replace("-", "−")
-    shown = f"{shown} {measure.nats}".rstrip()
+    shown = _shown(study, measure)
     return f"{named(study, varied)} ({shown})" if varied else shown
+
+
+def _shown(study: ComparedStudy, measure: Measure) -> str:
+    shown = format_estimate(_value(study, measure), measure.decimals, measure.unit).replace("-", "−")
+    return f"{shown} {measure.nats}".rstrip()
 
 
 class _Outcome(NamedTuple):

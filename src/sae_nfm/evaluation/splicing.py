@@ -46,6 +46,7 @@ class Splicing:
         conditions: what to splice in; the first is `clean`.
         replacements: by name.
         rows: blocks under some condition that go through the suffix at once.
+        partly: whether scored positions may keep their activation.
     """
 
     def __init__(
@@ -55,8 +56,9 @@ class Splicing:
         conditions: list[Condition],
         replacements: Mapping[str, Replacement],
         rows: int,
+        partly: bool,
     ) -> None:
-        self.lm, self.site, self.rows = lm, site, rows
+        self.lm, self.site, self.rows, self.partly = lm, site, rows, partly
         self.conditions, self.replacements = conditions, replacements
         self.bank_errors: dict[str, Tensor] = {}
 
@@ -126,6 +128,8 @@ class Splicing:
                     if condition.baseline is not None:
                         target = Target(out, self.bank_errors.get(condition.reconstruction))
                         out = condition.baseline(batch, target, draw)
+                if self.partly:  # what is scored and stays is at no distance
+                    out = torch.where(replaced.unsqueeze(-1), out, batch.x)
                 error = (out - batch.x).norm(dim=-1)
                 cosine = torch.cosine_similarity(out, batch.x, dim=-1)
                 distances = torch.stack([error.pow(2) / out.shape[-1], error, cosine])

@@ -103,7 +103,8 @@ class EvaluationTask(LightningModule):
             ranks = (self.trainer.global_rank, self.trainer.world_size)
             self.export = TokenExport(self.settings.save_tokens, names, *ranks)
         rows = self.settings.rows_on(self.device)
-        self.splicing = Splicing(self.lm, self.site, self.conditions, self.by_name, rows)
+        partly = self.scored.single is not None
+        self.splicing = Splicing(self.lm, self.site, self.conditions, self.by_name, rows, partly)
         if self.surroundings is not None:
             self.surroundings = self.surroundings.to(self.device)
             no_block = torch.zeros(1, dtype=torch.int64)

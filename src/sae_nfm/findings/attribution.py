@@ -159,7 +159,7 @@ def curves(choice: Choice, sets: Mapping[str, Mapping[str, Tensor]], half: Half)
 
 
 def _necessity(choice: Choice, sets: Mapping[str, Mapping[str, Tensor]], half: Half) -> dict[str, Any]:
-    """The top hundredth by attribution against the best control of the same size."""
+    """The top hundredth by attribution, of pairs that are counted, against the best control of that size."""
     size = max(1, round(_NECESSITY * choice.num_pairs))
     taken = {
         order.name: sets[order.name]["without"][order.sizes.index(size)].numpy()[half.kept]
@@ -171,13 +171,16 @@ def _necessity(choice: Choice, sets: Mapping[str, Mapping[str, Tensor]], half: H
     if "attribution" not in taken or not controls:
         return {"necessity": None}
     best = max(controls, key=lambda name: controls[name].sum())
+    takes_away = half.mean(controls[best]).shows_more_than(0)
     return {
         "necessity": {
             "size": size,
             "taken_away": as_json(half.share_of_gain(taken["attribution"])),
             "best_control": best,
             "of_best_control": as_json(half.share_of_gain(controls[best])),
-            "times_best_control": as_json(ratio(taken["attribution"], controls[best])),
+            "times_best_control": as_json(
+                ratio(taken["attribution"], controls[best]) if takes_away else None
+            ),
         }
     }
 

@@ -36,7 +36,7 @@ def along_context(summary: Summary) -> dict[str, Any] | None:
     sizes = _binned(tokens[groups], bins)
     sums = {name: _binned(by_position[i], bins) for i, name in enumerate(summary.names)}
     nfm, sae = summary.of_role("nfm"), summary.of_role("sae")
-    gain = None if nfm is None or sae is None else _gain(sums[nfm], sums[sae], tokens, bins)
+    gain = None if nfm is None or sae is None else _gain(sums[nfm], sums[sae], sizes, bins)
     return {
         "bins": [[first, last] for first, last in bins],
         "tokens": sizes.sum(0).tolist(),
@@ -72,15 +72,15 @@ def _difference(sums: PerGroup, sizes: PerGroup) -> dict[str, list[Any]]:
     return {"value": mean.tolist(), "ci95": np.stack([mean - margin, mean + margin], axis=1).tolist()}
 
 
-def _gain(nfm: PerGroup, sae: PerGroup, tokens: np.ndarray, bins: list[tuple[int, int]]) -> dict[str, Any]:
+def _gain(nfm: PerGroup, sae: PerGroup, sizes: PerGroup, bins: list[tuple[int, int]]) -> dict[str, Any]:
     """The share of the SAE's KL that the NFM takes off, by bin, and in the bins' first and second half.
 
     The halves are of the tokens, as nearly as bins allow; `change` is the second's share less the first's.
     """
-    shares = [_reduction(nfm[:, i], sae[:, i]) for i in range(len(bins))]
-    before = np.cumsum([tokens[:, a : b + 1].sum() for a, b in bins])[:-1]
-    split = 1 + int(np.abs(before - tokens.sum() / 2).argmin())
-    halves = [(of[:, :split].sum(1), of[:, split:].sum(1)) for of in (nfm, sae)]
+    shares = [_reduction(nfm[:, i], sae[:, i], sizes[:, i]) for i in range(len(bins))]
+    before = np.cumsum(sizes.sum(0))[:-1]
+    split = 1 + int(np.abs(before - sizes.sum() / 2).argmin())
+    halves = [(of[:, :split].sum(1), of[:, split:].sum(1)) for of in (nfm, sae, sizes)]
     early, late = (_reduction(*half) for half in zip(*halves, strict=True))
     (a, as_), (b, bs) = early, late
     return {
@@ -92,9 +92,14 @@ def _gain(nfm: PerGroup, sae: PerGroup, tokens: np.ndarray, bins: list[tuple[int
     }
 
 
-def _reduction(above: np.ndarray, below: np.ndarray) -> tuple[float, Float[np.ndarray, " group"]]:
-    """1 − Σ above / Σ below, and the same without each of the groups."""
+def _reduction(
+    above: np.ndarray, below: np.ndarray, sizes: np.ndarray
+) -> tuple[float, Float[np.ndarray, " group"]]:
+    """1 − Σ above / Σ below, and the same without each of the groups; NaN where `below` may be 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
+        mean = Jackknife.of(below.sum() / sizes.sum(), (below.sum() - below) / (sizes.sum() - sizes))
+        if not mean.shows_more_than(0):
+            return np.nan, np.full(len(below), np.nan)
         without = 1 - (above.sum() - above) / (below.sum() - below)
         return float(1 - above.sum() / below.sum()), without
 

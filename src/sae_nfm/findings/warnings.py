@@ -11,6 +11,8 @@ NOISY = 0.01
 """Share of a KL that rounding may make up without a warning."""
 MOVING = 0.1
 """Share of a curve's range, above which its last quarter moved too far to have been its end."""
+_EARLY = 0.75
+"""Of the steps: what follows the last validation in them is a curve's end, a quarter if one falls there."""
 
 
 def warnings(found: Mapping[str, Any], curves: Mapping[str, Any], asked: int, dtype: str) -> list[str]:
@@ -38,16 +40,24 @@ def warnings(found: Mapping[str, Any], curves: Mapping[str, Any], asked: int, dt
 
 
 def late_change(curve: Mapping[str, Any]) -> float | None:
-    """How far the last quarter of a stage's steps moved its validation figure, as a share of its whole range.
+    """How far the end of a stage's steps moved its validation figure, as a share of its whole range.
 
     None where there are too few validations to tell, or the figure never moved.
     """
-    points = [(step, value) for step, value in curve["validation"] if value is not None]
-    values = [value for _, value in points]
-    early = [value for step, value in points if step <= 0.75 * points[-1][0]]
+    points = _points(curve)
+    values, early = [value for _, value in points], _early(points)
     if len(early) < 2 or max(values) == min(values):
         return None
-    return abs(values[-1] - early[-1]) / (max(values) - min(values))
+    return abs(values[-1] - early[-1][1]) / (max(values) - min(values))
+
+
+def _points(curve: Mapping[str, Any]) -> list[tuple[int, float]]:
+    return [(step, value) for step, value in curve["validation"] if value is not None]
+
+
+def _early(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
+    """The validations before a curve's end."""
+    return [(step, value) for step, value in points if step <= _EARLY * points[-1][0]]
 
 
 def judged(curves: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,7 +118,9 @@ def _not_flat(name: str, curve: Mapping[str, Any]) -> str | None:
     if change is None or change <= MOVING:
         return None
     tokens, figure = curve["validation"][-1][0] * curve["tokens_per_step"], curve["watched"].replace("_", " ")
+    points = _points(curve)
+    late = f"{1 - _early(points)[-1][0] / points[-1][0]:.0%}"
     return (
-        f"{name}: not trained to its end; the last quarter of its {tokens:,} tokens moved its {figure} by "
-        f"{change:.0%} of all that it moved"
+        f"{name}: not trained to its end; the last {'quarter' if late == '25%' else late} of its {tokens:,} "
+        f"tokens moved its {figure} by {change:.0%} of all that it moved"
     )

@@ -18,6 +18,7 @@ from sae_nfm.report.estimates import (
 
 _REFERENCES = ("clean", "identity", "zero", "mean")
 _LEVEL = 0.05
+_EARLY = 0.75
 
 
 def worst(result: Mapping[str, Any]) -> str | None:
@@ -96,7 +97,7 @@ def by_document(result: Mapping[str, Any]) -> list[str]:
 def _across(result: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     a, b, top = label(result, found["a"]), label(result, found["b"]), found["top_tenth"]
     tokens = number(lookup(result, "made_worse", f"{found['a']} vs {found['b']}", "fraction"))
-    at_tokens = "" if tokens is None else f" (and at {1 - tokens:.0%} of the tokens)"
+    at_tokens = "" if tokens is None else f" (and above it at {tokens:.0%} of the tokens)"
     said = f"The KL of {a} is below that of {b} in {found['lower']:.0%} of the documents{at_tokens}"
     fall = number(top["fall"])
     if fall is None:
@@ -140,7 +141,7 @@ def _stage(result: Mapping[str, Any], name: str, curve: Mapping[str, Any]) -> st
     )
     if change is not None:
         judgement = "flat" if curve.get("flat") else "not flat"
-        said += f"; it was {judgement} by then, its last quarter moved it by {change:.0%} of its range"
+        said += f"; it was {judgement} by then, its {_end(points)} moved it by {change:.0%} of its range"
     best = number(lookup(result, "validation", name, "best_step"))
     kept = (
         f"; the weights kept are those of step {best:,.0f} of {last:,}, the best"
@@ -148,6 +149,13 @@ def _stage(result: Mapping[str, Any], name: str, curve: Mapping[str, Any]) -> st
         else ""
     )
     return f"{said}{kept}."
+
+
+def _end(points: list[tuple[int, float]]) -> str:
+    """What follows the last validation in the first three quarters of the steps: of this is `late_change`."""
+    last = points[-1][0]
+    late = f"{1 - max(step for step, _ in points if step <= _EARLY * last) / last:.0%}"
+    return f"last {'quarter' if late == '25%' else late}"
 
 
 def compared(result: Mapping[str, Any], test: Mapping[str, Any]) -> str | None:

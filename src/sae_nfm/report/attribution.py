@@ -60,14 +60,20 @@ def _necessity(found: Mapping[str, Any], necessity: Mapping[str, Any]) -> str:
     )
     best = found["curves"]["orders"]["attribution"]
     alone = estimate(best["given_alone"][best["sizes"].index(necessity["size"])])
+    multiple = f": the first loss is {_in_words(times, '')} times the second" if times else ""
     worse = ", which is worse than no interactions" if alone and alone.value < 0 else ""
     return (
         f"Without the {necessity['size']:,} pairs that take most off on the half that chose, 1% of those "
-        f"that occur, the NFM loses {_in_words(away, '%')} of what its interactions gain on the other; "
-        f"without {_CONTROLS[necessity['best_control']]}, {_in_words(control, '%')}: the first loss is "
-        f"{_in_words(times, '')} times the second. Alone these pairs give {_in_words(alone, '%')} of the "
-        f"gain{worse}."
+        f"that occur{_among(found)}, the NFM loses {_in_words(away, '%')} of what its interactions gain on "
+        f"the other; without {_CONTROLS[necessity['best_control']]}, {_in_words(control, '%')}{multiple}. "
+        f"Alone these pairs give {_in_words(alone, '%')} of the gain{worse}."
     )
+
+
+def _among(found: Mapping[str, Any]) -> str:
+    """Of which latents the pairs are that were counted one by one, where these are not all."""
+    all_counted = number(lookup(found, "estimated", "error")) is None
+    return "" if all_counted else f" among the {found['settings']['busiest']:,} busiest latents"
 
 
 def _planted(found: Mapping[str, Any]) -> list[str]:

@@ -72,15 +72,17 @@ def sae_family(result: Mapping[str, Any]) -> str | None:
 
 
 def kl_ratio(result: Mapping[str, Any], above: str | None, below: str | None) -> Estimate | None:
-    """KL of one condition over that of another; without an interval if the study recorded none."""
+    """KL of one condition over that of another; without an interval if the study recorded none.
+
+    None where the study has it as null: what it would be divided by may be 0.
+    """
     if above is None or below is None:
         return None
-    recorded = estimate(lookup(result, "ratios", f"{above}/{below}"))
     _, reconstruction, baseline = described(result, below)
-    if recorded is None and baseline and reconstruction == above:
-        recorded = estimate(lookup(result, "pathology", above, baseline))
-    if recorded is not None:
-        return recorded
+    own = lookup(result, "pathology", above) if reconstruction == above else None
+    for recorded, key in ((result.get("ratios"), f"{above}/{below}"), (own, baseline)):
+        if recorded and key in recorded:
+            return estimate(recorded[key])
     top, bottom = condition_kl(result, above), condition_kl(result, below)
     return Estimate(top.value / bottom.value) if top and bottom and bottom.value > 0 else None
 
@@ -94,19 +96,21 @@ def kl_reduction(result: Mapping[str, Any], name: str | None) -> Estimate | None
     """1 - KL(name)/KL(SAE): the share of the SAE's KL that a reconstruction removes."""
     if name is None:
         return None
-    recorded = estimate(result.get("reduction")) if name == of_role(result, "nfm") else None
+    if name == of_role(result, "nfm") and "reduction" in result:
+        return estimate(result["reduction"])
     ratio = kl_ratio(result, name, of_role(result, "sae"))
-    return recorded or (ratio.complement() if ratio else None)
+    return ratio.complement() if ratio else None
 
 
 def mse_reduction(result: Mapping[str, Any], name: str | None) -> Estimate | None:
     """1 - MSE(name)/MSE(SAE): the share of the SAE's squared error that a reconstruction removes."""
     if name is None:
         return None
-    recorded = estimate(result.get("mse_reduction")) if name == of_role(result, "nfm") else None
+    if name == of_role(result, "nfm") and "mse_reduction" in result:
+        return estimate(result["mse_reduction"])
     error = number(lookup(result, "conditions", name, "mse"))
     base = number(lookup(result, "conditions", of_role(result, "sae"), "mse"))
-    return recorded or (Estimate(1 - error / base) if error is not None and base else None)
+    return Estimate(1 - error / base) if error is not None and base else None
 
 
 def _decimals(shown: Estimate, minimum: int) -> int:

@@ -92,7 +92,8 @@ def marginal_gain(result: Mapping[str, Any]) -> str | None:
     linear = "a linear part that was trained alone, by the same stages," if alone else "the linear part"
     of_linear = f", {format_value(share, 1, '%')} of what {linear} leaves" if share else ""
     size = f"{in_words(absolute, 3)} nats/token{of_linear}"
-    together = lookup(result, "nfm", "fit") == "together" and not alone
+    nfm = result.get("nfm") or {}
+    together = nfm.get("linear") and nfm.get("fit") == "together" and not alone
     caveat = (
         " Both parts were trained together, so that the linear part alone is not the best linear one."
         if together
@@ -113,9 +114,9 @@ def bound(result: Mapping[str, Any]) -> str | None:
     share = estimate(lookup(result, "share_of_codes_bound", "kl"))
     if share is None:
         return None
+    best = "" if share.value > 1 else ", the best predictor of the residual that was tried"
     return (
-        f"The NFM takes off {in_words(share, 0, '%')} of what a large MLP on the same codes takes off, "
-        "the best predictor of the residual that was tried."
+        f"The NFM takes off {in_words(share, 0, '%')} of what a large MLP on the same codes takes off{best}."
     )
 
 

@@ -26,9 +26,9 @@ _CAPTIONS = {
     "token at that reconstruction's error.",
     "kl_vs_mse_reduction": "Reductions are against the SAE alone. Above the diagonal, a correction removes "
     "the part of the error that matters to the LM.",
-    "kl_by_position": "Differences are paired by token; bars are 95% intervals over documents. The last "
-    "position of a block is left out: no token follows it, and a model that was trained on such blocks never "
-    "learnt to predict there.",
+    "kl_by_position": "Differences are paired by token; bars are 95% intervals over groups of documents. "
+    "The last position of a block is left out: no token follows it, and a model that was trained on such "
+    "blocks never learnt to predict there.",
     "kl_by_document": "Each document counts once, whatever its length. The outermost bars hold what lies "
     "beyond.",
     "training_curves": "Left: mean over each hundredth of the steps. Right: validation documents; a stage "

@@ -146,18 +146,25 @@ def write(found: Mapping[str, Any], words: Mapping[str, Any], passes: Passes, fo
 
 
 def _pairs(passes: Passes) -> pa.Table:
-    """All pairs that occur in either half: sums in nats, and tokens at which both latents are active."""
-    halves = {"choosing": passes.table, "verifying": passes.second.sums.pairs.compute()}
-    d_sae = passes.first.interactions.d_sae
-    keys = {name: (table.i * d_sae + table.j).numpy() for name, table in halves.items()}
+    """All pairs of the busiest latents that occur in either half, and the heaviest of the others.
+
+    Sums are in nats, beside the tokens at which both latents are active. Of a pair beyond the busiest these
+    are -1, and its sums NaN in a half that did not keep it: there it may have any.
+    """
+    sums = passes.second.sums.pairs
+    halves = {"choosing": passes.table, "verifying": sums.compute()}
+    keys = {name: (table.i * sums.d_sae + table.j).numpy() for name, table in halves.items()}
     every = np.union1d(*keys.values())
-    columns: dict[str, np.ndarray] = {"i": every // d_sae, "j": every % d_sae}
+    i, j = every // sums.d_sae, every % sums.d_sae
+    columns: dict[str, np.ndarray] = {"i": i, "j": j}
+    counted = np.isin([i, j], sums.busiest.cpu().numpy()).all(0)
+    absent = {"taken_off": np.nan, "product": np.nan, "together": -1.0}
     for name, table in halves.items():
         at = np.searchsorted(every, keys[name])
-        for what in ("taken_off", "product", "together"):
-            values = np.zeros(len(every), np.float64)
+        for what, unknown in absent.items():
+            values = np.where(counted, 0.0, unknown)
             values[at] = getattr(table, what).numpy()
             columns[f"{what}_{name}"] = values
-    pairs = torch.from_numpy(np.stack([columns["i"], columns["j"]], axis=1))
+    pairs = torch.from_numpy(np.stack([i, j], axis=1))
     columns["length"] = passes.first.interactions.lengths(pairs).numpy()
     return pa.table(columns)

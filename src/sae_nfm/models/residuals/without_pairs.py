@@ -101,7 +101,7 @@ def _top_pairs(path: Path, share: float) -> Int64[Tensor, "pair 2"]:
         raise NotAllowed("pairs", str(path), "the pairs.parquet that an attribution has written")
     table = pq.read_table(path, columns=["i", "j", "taken_off_choosing"])
     i, j, taken_off = (column.to_numpy() for column in table.columns)
-    best = np.argsort(-taken_off, kind="stable")[: round(share * len(i))]
+    best = np.argsort(-taken_off, kind="stable")[: round(share * len(i))]  # NaN, which was not kept, is last
     if not len(best):
         raise NotAllowed("share", share, f"shares that are at least one of the {len(i)} pairs")
     return torch.from_numpy(np.stack([i[best], j[best]], axis=1).astype(np.int64))
