@@ -47,6 +47,21 @@ def test_of_two_values_for_a_setting_the_last_one_counts(jobs_of):
     assert [name for name, _ in jobs] == ["seed-1", "seed-2"]
 
 
+@pytest.mark.parametrize("of_a_file", [False, True], ids=["typed", "of a file"])
+def test_a_group_that_varies_in_one_place_and_is_given_in_another(jobs_of, tmp_path, of_a_file):
+    swept = ["optimizer@nfm_optimizer=adam_nfm,adam"]
+    if of_a_file:
+        (tmp_path / "sweep").mkdir()
+        params = "{optimizer@nfm_optimizer: 'adam_nfm,adam'}"
+        text = f"# @package _global_\nhydra: {{mode: MULTIRUN, sweeper: {{params: {params}}}}}\n"
+        (tmp_path / "sweep" / "mine.yaml").write_text(text)
+        swept = [f"--config-dir={tmp_path}", "sweep=mine"]
+    jobs = jobs_of("-m", *swept, "optimizer@sae_optimizer=adam", "seed=5")
+    assert [name for name, _ in jobs] == [
+        f"optimizer@nfm_optimizer-{choice},optimizer@sae_optimizer-adam" for choice in ("adam_nfm", "adam")
+    ]
+
+
 def test_paths_make_no_folders(jobs_of):
     jobs = jobs_of("-m", "corpus=text", "corpus.path=/a/b.txt,'/c=d/e,f g'")
     assert [name for name, _ in jobs] == ["corpus.path-_a_b.txt", "corpus.path-__c-d_e,f_g_"]
