@@ -15,7 +15,8 @@ from sae_nfm.training.objectives.reconstruction import Reconstruction
 from sae_nfm.training.parts import Part
 
 _WHERE = ("accelerator", "devices", "strategy", "num_nodes", "profiler", "detect_anomaly")
-_HOW = ("precision", "deterministic", "benchmark", "plugins")
+HOW = ("precision", "deterministic", "benchmark", "plugins")
+"""What of a trainer's settings changes weights."""
 _LEARNING = (
     *("batch_tokens", "pool_tokens", "warmup", "decay", "gradient_clip"),
     *("validations", "validation_tokens"),  # they choose among the weights of a run
@@ -186,11 +187,11 @@ def trainer_spec(cfg: DictConfig) -> dict[str, Any]:
         NotAllowed: a setting is the study's own, or would train on other steps than are recorded.
     """
     settings = {name: value for name, value in plain(cfg.trainer).items() if not name.startswith("_")}
-    if refused := sorted(set(settings) - set(_WHERE) - set(_HOW)):
+    if refused := sorted(set(settings) - set(_WHERE) - set(HOW)):
         raise NotAllowed(
             f"trainer.{refused[0]}",
             settings[refused[0]],
-            ", ".join((*_WHERE, *_HOW)),
+            ", ".join((*_WHERE, *HOW)),
             "a study's length, its batches and its validations are settings of their own",
         )
-    return {name: settings[name] for name in _HOW if name in settings}
+    return {name: settings[name] for name in HOW if name in settings}
