@@ -8,8 +8,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from sae_nfm import __main__ as entry
+from sae_nfm.launch.composed import composed
 from sae_nfm.launch.jobs import same_study
-from sae_nfm.settings.schema import folder_name
+from sae_nfm.settings.schema import folder_name, plain, register
 
 
 @pytest.fixture
@@ -107,3 +108,14 @@ def test_a_study_is_the_same_on_another_device():
     assert same_study(settings, settings | {"trainer": gpu, "artifacts": "there"})
     assert not same_study(settings, settings | {"seed": 1})
     assert not same_study(settings, settings | {"trainer": cpu | {"precision": "bf16-mixed"}})
+
+
+def test_a_study_is_the_same_where_an_saes_files_have_said_its_site():
+    register()
+    asked = plain(composed(["sae=pretrained", "sae.path=sae"])[0])
+    assert (asked["layer"], asked["hook"]) == (None, None)
+    found = asked | {"layer": 2, "hook": "mlp_out"}
+    assert same_study(found, asked)
+    assert same_study(found, asked | {"layer": 2})
+    assert not same_study(found, asked | {"layer": 3})
+    assert not same_study(found, asked | {"seed": 1})
