@@ -119,3 +119,11 @@ def test_a_study_is_the_same_where_an_saes_files_have_said_its_site():
     assert same_study(found, asked | {"layer": 2})
     assert not same_study(found, asked | {"layer": 3})
     assert not same_study(found, asked | {"seed": 1})
+
+
+def test_a_study_is_the_same_where_it_was_attributed_once_it_was_finished():
+    asked = {"seed": 0, "attribution": None, "trainer": {"precision": "32-true"}}
+    found = asked | {"attribution": {"nodes": 8}}
+    assert same_study(found, asked)
+    assert not same_study(found, asked | {"attribution": {"nodes": 16}})
+    assert not same_study(asked, found)

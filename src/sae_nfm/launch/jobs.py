@@ -13,8 +13,8 @@ from sae_nfm.store.files import write_atomically
 UNFINISHED, DONE, REUSED, FAILED = "not finished", "done", "already there", "failed"
 RECORD, RESULT, PLAN, REPORT = "job.json", "result.json", "plan.json", "report.html"
 _HOW_NOT_WHAT = {"trainer", "logger", "artifacts", "optimize", "name", "plan", "profile", "callbacks"}
-_FILLED_IN = ("layer", "hook")
-"""Where they are null, a result has what the files of a published SAE say."""
+_FILLED_IN = ("layer", "hook", "attribution")
+"""Where they are null, a result may have what a published SAE's files say, and what was attributed since."""
 
 
 @dataclass(frozen=True)
