@@ -12,6 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from omegaconf import OmegaConf
 
+from sae_nfm import config
+from sae_nfm.launch.attribution import _settings
+from sae_nfm.launch.composed import composed
+from sae_nfm.recipes.curriculum import course
+from sae_nfm.settings.values import NotAllowed
 from tiny_studies import Suite, wait_until
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -150,6 +155,27 @@ def test_what_cannot_be_attributed_is_told_in_a_line(suite, alone, arguments, sa
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: ")
     assert said in done.stderr
+
+
+def test_a_study_is_attributed_elsewhere_as_it_was_trained(tmp_path):
+    def learned(cfg):
+        return [step.learning and step.learning.settings for step in course(cfg)]
+
+    config.register()
+    given = ("trainer.precision=bf16-mixed", "+trainer.deterministic=true")
+    study = config.check(composed(given)[0])
+    OmegaConf.save(study, tmp_path / "config.yaml")
+    elsewhere = config.check(_settings(tmp_path, ["trainer=ddp_cpu", "trainer.precision=bf16-mixed"]))
+    assert (elsewhere.trainer.accelerator, elsewhere.trainer.strategy) == ("cpu", "ddp")
+    assert learned(elsewhere) == learned(study)
+    for how, own in (
+        ("precision=32-true", "bf16-mixed"),
+        ("deterministic=false", "True"),
+        ("benchmark=true", "none"),
+    ):
+        said = f"trainer.{how}: what the study trained would be trained anew; allowed are its own, {own}"
+        with pytest.raises(NotAllowed, match=said):
+            _settings(tmp_path, ["trainer=cpu", f"++trainer.{how}"])
 
 
 @pytest.mark.parametrize("overrides", [("nfm=poly",), ("ablation=linear_only",)], ids=lambda o: o[0])

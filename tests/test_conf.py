@@ -350,6 +350,15 @@ def test_a_float_that_is_whole_is_a_whole_number_and_makes_the_same_study():
     assert (one.train_tokens, one.nfm_train_tokens) == (100000, 100000)
 
 
+def test_the_memory_of_devices_by_number_is_the_same_before_and_after_json():
+    given = ("lm=local", "lm.path=x", "lm.device_map=auto", "lm.max_memory={0: 20GiB, 1: 5, cpu: 60GiB}")
+    asked = compose("study", overrides=list(given))
+    found = config.plain(config.check(asked))
+    assert found["lm"]["max_memory"] == {"0": "20GiB", "1": 5, "cpu": "60GiB"}
+    assert json.loads(json.dumps(found, sort_keys=True)) == found
+    assert config.plain(asked.lm) == found["lm"]
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_device_that_is_not_there_is_named():
     with pytest.raises(NotAllowed, match=r"trainer\.accelerator=gpu: .*allowed are .*trainer=cpu"):

@@ -8,8 +8,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from sae_nfm import __main__ as entry
+from sae_nfm.launch.composed import composed
 from sae_nfm.launch.jobs import same_study
-from sae_nfm.settings.schema import folder_name
+from sae_nfm.settings.schema import folder_name, plain, register
 
 
 @pytest.fixture
@@ -45,6 +46,21 @@ def test_jobs_are_named_by_what_varies(jobs_of):
 def test_of_two_values_for_a_setting_the_last_one_counts(jobs_of):
     jobs = jobs_of("-m", "seed=3", "seed=1,2", "layer=0,1", "layer=2")
     assert [name for name, _ in jobs] == ["seed-1", "seed-2"]
+
+
+@pytest.mark.parametrize("of_a_file", [False, True], ids=["typed", "of a file"])
+def test_a_group_that_varies_in_one_place_and_is_given_in_another(jobs_of, tmp_path, of_a_file):
+    swept = ["optimizer@nfm_optimizer=adam_nfm,adam"]
+    if of_a_file:
+        (tmp_path / "sweep").mkdir()
+        params = "{optimizer@nfm_optimizer: 'adam_nfm,adam'}"
+        text = f"# @package _global_\nhydra: {{mode: MULTIRUN, sweeper: {{params: {params}}}}}\n"
+        (tmp_path / "sweep" / "mine.yaml").write_text(text)
+        swept = [f"--config-dir={tmp_path}", "sweep=mine"]
+    jobs = jobs_of("-m", *swept, "optimizer@sae_optimizer=adam", "seed=5")
+    assert [name for name, _ in jobs] == [
+        f"optimizer@nfm_optimizer-{choice},optimizer@sae_optimizer-adam" for choice in ("adam_nfm", "adam")
+    ]
 
 
 def test_paths_make_no_folders(jobs_of):
@@ -92,3 +108,22 @@ def test_a_study_is_the_same_on_another_device():
     assert same_study(settings, settings | {"trainer": gpu, "artifacts": "there"})
     assert not same_study(settings, settings | {"seed": 1})
     assert not same_study(settings, settings | {"trainer": cpu | {"precision": "bf16-mixed"}})
+
+
+def test_a_study_is_the_same_where_an_saes_files_have_said_its_site():
+    register()
+    asked = plain(composed(["sae=pretrained", "sae.path=sae"])[0])
+    assert (asked["layer"], asked["hook"]) == (None, None)
+    found = asked | {"layer": 2, "hook": "mlp_out"}
+    assert same_study(found, asked)
+    assert same_study(found, asked | {"layer": 2})
+    assert not same_study(found, asked | {"layer": 3})
+    assert not same_study(found, asked | {"seed": 1})
+
+
+def test_a_study_is_the_same_where_it_was_attributed_once_it_was_finished():
+    asked = {"seed": 0, "attribution": None, "trainer": {"precision": "32-true"}}
+    found = asked | {"attribution": {"nodes": 8}}
+    assert same_study(found, asked)
+    assert not same_study(found, asked | {"attribution": {"nodes": 16}})
+    assert not same_study(asked, found)

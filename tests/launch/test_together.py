@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from sae_nfm.launch.job import child_process
 from sae_nfm.launch.jobs import DONE, FAILED, REUSED, Job
 from sae_nfm.launch.prepared import Prepared, groups, in_words, taken
 from sae_nfm.planning.costs import Memory
@@ -177,6 +178,30 @@ def test_a_plan_of_every_job_is_no_failure(tmp_path, corpus_file):
     plans = [*(suite.folder / "sweep").glob("*/plan.json")]
     assert len(plans) == 2
     assert not results(suite, "sweep")
+
+
+REFUSED = """
+from pathlib import Path
+from sae_nfm.launch.group import _attempt
+from sae_nfm.settings.values import NotAllowed
+
+def refuse():
+    raise NotAllowed("sae.k", 0, "more")
+
+print([_attempt(refuse, Path("study.log")), _attempt(lambda: 1, Path("study.log"))])
+"""
+"""What a process does with a job that is refused, and with the next."""
+
+
+def test_one_that_is_refused_ends_no_other_though_the_terminal_is_to_see_tracebacks(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.delenv("SAE_NFM_BRIEF_ERRORS", raising=False)
+    with Path("printed.log").open("wb") as printed:
+        assert child_process([sys.executable, "-c", REFUSED], printed).wait(300) == 0
+    refused = "sae.k=0: allowed are more"
+    said = Path("printed.log").read_text().splitlines()
+    assert said == [f"error: {refused}", f"[(None, '{refused}'), (1, '')]"]
 
 
 def test_several_devices_are_refused_by_name(tmp_path, corpus_file):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from random_lms import LAYERS, folder_of
+from sae_nfm.lm.loading import Loading
 from sae_nfm.lm.model import LanguageModel
 from sae_nfm.lm.passage import Passage
 from sae_nfm.lm.site import HOOKS, Site
@@ -123,6 +124,11 @@ def test_fewer_bits_without_their_package_are_refused(monkeypatch):
     monkeypatch.setattr("sae_nfm.lm.loading.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"quantization=4bit: bitsandbytes is not installed.*\[quantized\]"):
         LanguageModel(DOCS_LM, "float32", quantization="4bit")
+
+
+def test_devices_are_numbers_again_where_the_model_is_loaded():
+    loading = Loading("auto", {"0": "20GiB", "1": 5, "cpu": "60GiB"}, None, None)
+    assert loading.settings(torch.float32)["max_memory"] == {0: "20GiB", 1: 5, "cpu": "60GiB"}
 
 
 def test_a_device_that_there_is_not_is_refused_by_name():

@@ -15,12 +15,13 @@ from sae_nfm.findings import record, result
 from sae_nfm.interop.files import Settings
 from sae_nfm.interop.runs import RESULT
 from sae_nfm.launch.errors import explained
+from sae_nfm.recipes.curriculum import HOW
 from sae_nfm.report.html import write_report
 from sae_nfm.settings.schema import CONFIG_DIR, plain, register
 from sae_nfm.settings.values import NotAllowed
 
 GROUPS = ("attribution", "trainer")
-"""What of a study can be given anew: what is found does not depend on it."""
+"""What of a study can be given anew, of its trainer where it runs: what was trained does not depend on it."""
 
 
 def attribute(run: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -77,8 +78,26 @@ def _settings(run: Path, overrides: Sequence[str]) -> DictConfig:
     cfg = OmegaConf.load(run / "config.yaml")
     assert isinstance(cfg, DictConfig)
     named = {"attribution", *(key.partition(".")[0] for key in keys)}
+    if "trainer" in named:
+        given.trainer = _elsewhere(plain(cfg.trainer), plain(given.trainer), keys)
     added = {str(key) for key in given} - {str(key) for key in cfg}  # since the study was run
     for key in named | added:
         cfg[key] = OmegaConf.masked_copy(given, key)[key]
     cfg.logger = None
     return cfg
+
+
+def _elsewhere(trainer: dict[str, Any], given: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    """The study's trainer where another runs; with its own precision, or its dictionaries would be made anew.
+
+    Args:
+        trainer: of the study.
+        given: the other.
+        keys: that were named.
+    """
+    own = {name: value for name, value in trainer.items() if name in HOW}
+    for name in HOW:
+        if f"trainer.{name}" in keys and given.get(name) != own.get(name):
+            because = "what the study trained would be trained anew"
+            raise NotAllowed(f"trainer.{name}", given.get(name), f"its own, {own.get(name, 'none')}", because)
+    return {name: value for name, value in given.items() if name not in HOW} | own

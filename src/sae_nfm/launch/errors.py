@@ -21,7 +21,7 @@ from sae_nfm.store.files import CorruptedArtifact
 from sae_nfm.store.processes import raise_when_terminated
 
 MAX_LINES = 9
-_BRIEF = "SAE_NFM_BRIEF_ERRORS"  # says, to ranks too, that HYDRA_FULL_ERROR is ours and not the user's
+BRIEF = "SAE_NFM_BRIEF_ERRORS"  # says, to ranks too, that HYDRA_FULL_ERROR is ours and not the user's
 log = logging.getLogger(__name__)
 
 
@@ -45,9 +45,9 @@ def told_briefly(main: Callable[[], None], config_dir: str) -> Callable[[], None
 
 
 def _run_briefly(main: Callable[[], None], config_dir: str) -> None:
-    if os.environ.get("HYDRA_FULL_ERROR") and _BRIEF not in os.environ:
+    if os.environ.get("HYDRA_FULL_ERROR") and BRIEF not in os.environ:
         return main()
-    os.environ.update({"HYDRA_FULL_ERROR": "1", _BRIEF: "1"})  # or Hydra prints its own version and exits
+    os.environ.update({"HYDRA_FULL_ERROR": "1", BRIEF: "1"})  # or Hydra prints its own version and exits
     try:
         main()
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
@@ -64,7 +64,7 @@ def errors_of_a_study() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if _BRIEF not in os.environ:
+        if BRIEF not in os.environ:
             raise
         if isinstance(error, NotAllowed) and int(os.environ.get("LOCAL_RANK", 0)):
             sys.exit(1)  # the first rank has the same settings, and says so

@@ -20,6 +20,7 @@ from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from sae_nfm.launch.errors import BRIEF
 from sae_nfm.launch.jobs import (
     DONE,
     FAILED,
@@ -134,7 +135,7 @@ def child_process(
         reads: what it has as its input.
     """
     environment = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
-    environment[ENDS_WITH] = str(os.getpid())
+    environment |= {ENDS_WITH: str(os.getpid()), BRIEF: "1"}  # raised, an error ends all jobs of a process
     return subprocess.Popen(
         command, stdin=reads, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
     )

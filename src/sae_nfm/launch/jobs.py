@@ -13,6 +13,8 @@ from sae_nfm.store.files import write_atomically
 UNFINISHED, DONE, REUSED, FAILED = "not finished", "done", "already there", "failed"
 RECORD, RESULT, PLAN, REPORT = "job.json", "result.json", "plan.json", "report.html"
 _HOW_NOT_WHAT = {"trainer", "logger", "artifacts", "optimize", "name", "plan", "profile", "callbacks"}
+_FILLED_IN = ("layer", "hook", "attribution")
+"""Where they are null, a result may have what a published SAE's files say, and what was attributed since."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +96,15 @@ def outcomes(sweep: Path) -> Iterator[tuple[str, Outcome]]:
         yield str(record.parent.relative_to(sweep)), Outcome(**json.loads(record.read_text()))
 
 
-def same_study(settings: dict[str, Any], others: dict[str, Any]) -> bool:
-    """Whether two configurations ask for the same numbers, be it on other devices or at other paths."""
-    return _what(settings) == _what(others)
+def same_study(found: dict[str, Any], asked: dict[str, Any]) -> bool:
+    """Whether numbers are those that are asked for, be it on other devices or at other paths.
+
+    Args:
+        found: settings of a result.
+        asked: settings as they are composed.
+    """
+    filled_in = {name: found.get(name) for name in _FILLED_IN if name in asked and asked[name] is None}
+    return _what(found) == _what(asked | filled_in)
 
 
 def _what(settings: dict[str, Any]) -> dict[str, Any]:

@@ -64,6 +64,8 @@ class Sweep(Callback):
 def _constant_keys(config: DictConfig) -> list[str]:
     """Settings of the command line that are the same in all jobs."""
     given = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
-    last = {override.key_or_group: override for override in given}
-    varied = config.hydra.sweeper.get("params") or {}
-    return [key for key, override in last.items() if not override.is_sweep_override() and key not in varied]
+    last = {override.get_key_element(): override for override in given}.values()
+    varied = {str(key).partition("@")[0] for key in config.hydra.sweeper.get("params") or {}}
+    # Hydra leaves out a group under all its packages, so one that varies under any of them has to stay.
+    varied |= {override.key_or_group for override in last if override.is_sweep_override()}
+    return [override.key_or_group for override in last if override.key_or_group not in varied]

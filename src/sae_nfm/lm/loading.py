@@ -30,7 +30,7 @@ class Loading:
     """
 
     device_map: DeviceMap
-    max_memory: dict[int | str, int | str] | None
+    max_memory: dict[str, int | str] | None
     offload_folder: str | None
     quantization: Quantization
     blank: bool = False
@@ -56,7 +56,7 @@ class Loading:
         """What `from_pretrained` is to be told."""
         given = {
             "device_map": self.device_map,
-            "max_memory": self.max_memory,
+            "max_memory": self.max_memory and _by_number(self.max_memory),
             "offload_folder": self.offload_folder,
             "quantization_config": self._quantization_config(dtype),
         }
@@ -77,3 +77,8 @@ class Loading:
         if self.quantization == "8bit":
             return BitsAndBytesConfig(load_in_8bit=True)
         return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+
+
+def _by_number(max_memory: dict[str, int | str]) -> dict[int | str, int | str]:
+    """As it is given, but GPUs by their numbers, which settings have as text."""
+    return {int(name) if name.isdigit() else name: most for name, most in max_memory.items()}

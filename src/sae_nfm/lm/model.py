@@ -52,7 +52,7 @@ class LanguageModel:
         dtype: Dtype,
         checkpointing: bool = False,
         device_map: DeviceMap = None,
-        max_memory: dict[int | str, int | str] | None = None,
+        max_memory: dict[str, int | str] | None = None,
         offload_folder: str | None = None,
         quantization: Quantization = None,
         blank: bool = False,

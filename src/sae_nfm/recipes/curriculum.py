@@ -15,7 +15,8 @@ from sae_nfm.training.objectives.reconstruction import Reconstruction
 from sae_nfm.training.parts import Part
 
 _WHERE = ("accelerator", "devices", "strategy", "num_nodes", "profiler", "detect_anomaly")
-_HOW = ("precision", "deterministic", "benchmark", "plugins")
+HOW = ("precision", "deterministic", "benchmark", "plugins")
+"""What of a trainer's settings changes weights."""
 _HALVES = ("bf16-true", "16-true")
 _LEARNING = (
     *("batch_tokens", "pool_tokens", "warmup", "decay", "gradient_clip"),
@@ -222,11 +223,11 @@ def trainer_spec(cfg: DictConfig) -> dict[str, Any]:
     if settings.get("precision") in _HALVES:
         because = "weights, thresholds and running sums of half precision stand still under small steps"
         raise NotAllowed("trainer.precision", settings["precision"], "32-true, bf16-mixed, 64-true", because)
-    if refused := sorted(set(settings) - set(_WHERE) - set(_HOW)):
+    if refused := sorted(set(settings) - set(_WHERE) - set(HOW)):
         raise NotAllowed(
             f"trainer.{refused[0]}",
             settings[refused[0]],
-            ", ".join((*_WHERE, *_HOW)),
+            ", ".join((*_WHERE, *HOW)),
             "a study's length, its batches and its validations are settings of their own",
         )
-    return {name: settings[name] for name in _HOW if name in settings}
+    return {name: settings[name] for name in HOW if name in settings}

@@ -155,5 +155,11 @@ def given(overrides: Any) -> list[str]:
 
 
 def plain(node: Any) -> Any:
-    """A config node as plain resolved containers."""
-    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    """A config node as plain resolved containers, their keys as text, as they come back of JSON."""
+    return _keyed_by_text(OmegaConf.to_container(node, resolve=True)) if OmegaConf.is_config(node) else node
+
+
+def _keyed_by_text(found: Any) -> Any:
+    if isinstance(found, dict):
+        return {str(name): _keyed_by_text(value) for name, value in found.items()}
+    return [_keyed_by_text(value) for value in found] if isinstance(found, list) else found

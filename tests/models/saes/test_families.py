@@ -201,6 +201,7 @@ def test_studies_tell_it_from_others_by_its_settings_and_each_of_its_numbers(fam
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
 def test_what_training_begins_with_is_found_some_tokens_at_a_time(family, monkeypatch):
     sae, x = randomized(FAMILIES[family].make()), features(512)
     pre = sae.pre_activations(x)
