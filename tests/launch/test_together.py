@@ -10,9 +10,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from omegaconf import OmegaConf
 
+from sae_nfm.launch import together
 from sae_nfm.launch.job import child_process
-from sae_nfm.launch.jobs import DONE, FAILED, REUSED, Job
+from sae_nfm.launch.jobs import DONE, FAILED, REUSED, UNFINISHED, Job, Outcome
 from sae_nfm.launch.prepared import Prepared, groups, in_words, taken
 from sae_nfm.planning.costs import Memory
 from tiny_studies import Suite, wait_until
@@ -121,6 +123,20 @@ def test_a_process_that_is_killed_goes_on_where_it_was(tmp_path, corpus_file):
     assert status == 0, printed
     for folder in (suite.folder / "sweep").glob("*/"):
         assert "going on from" in (folder / "output.log").read_text()
+
+
+def test_what_an_earlier_process_printed_is_not_the_reason_of_this_one(tmp_path, monkeypatch):
+    def dies(command, *streams):
+        return child_process([sys.executable, "-c", "raise SystemExit(3)"], *streams)
+
+    monkeypatch.setenv("WANDB_RUN_GROUP", "sweep")
+    monkeypatch.setattr(together, "child_process", dies)
+    job, config = Job(tmp_path / "seed-0"), OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
+    job.folder.mkdir()
+    job.record(Outcome(UNFINISHED))
+    (tmp_path / "together_0.log").write_text("OSError: full\n")
+    together.Processes(config, None, None)._run([SimpleNamespace(job=job, given=lambda: None)])
+    assert job.outcome().reason == "no result, exit status 3"
 
 
 def test_jobs_go_in_groups_that_have_room(tmp_path, corpus_file):

@@ -89,7 +89,7 @@ class Processes:
         self._config, self._context, self._gigabytes = config, context, gigabytes
         self._sweep = Path(config.hydra.sweep.dir)
         os.environ.setdefault("WANDB_RUN_GROUP", self._sweep.name)  # W&B shows a sweep as a group
-        self._number = 0
+        self._number = self._begin = 0
         self._ready: subprocess.Popen[bytes] | None = self._started()
 
     def launch(self, jobs: Sequence[tuple[int, list[str]]]) -> list[JobReturn]:
@@ -140,6 +140,7 @@ class Processes:
         """A process that waits for jobs."""
         self._sweep.mkdir(parents=True, exist_ok=True)
         with self._output.open("ab") as output:
+            self._begin = output.tell()  # behind what an earlier sweep in this folder printed
             return child_process([sys.executable, "-m", "sae_nfm.launch"], output, subprocess.PIPE)
 
     def _run(self, group: list[Member]) -> None:
@@ -155,7 +156,7 @@ class Processes:
         seconds = time.perf_counter() - started
         for member, begin in zip(group, begins, strict=True):
             if member.job.outcome().state == UNFINISHED:
-                printed, begin = (member.job.output, begin) if code == 0 else (self._output, 0)
+                printed, begin = (member.job.output, begin) if code == 0 else (self._output, self._begin)
                 member.job.record(Outcome(FAILED, reason_of(code, printed, begin), seconds))
             log.info("%s: %s", member.job.folder.name, member.job.outcome().state)
         self._number += 1
