@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,9 +12,11 @@ from transformers import LlamaConfig
 from random_lms import folder_of
 from sae_nfm.lm.load import is_config_alone
 from sae_nfm.lm.model import LanguageModel
+from sae_nfm.planning import costs
 from sae_nfm.planning import plan as planning
-from sae_nfm.planning.costs import Memory, Model, resident_bytes
+from sae_nfm.planning.costs import Memory, Model, operations, resident_bytes
 from sae_nfm.planning.plan import Line, Plan
+from sae_nfm.planning.timing import Speeds
 from sae_nfm.planning.workshop import Planned
 from sae_nfm.recipes.recipe import Demand
 from sae_nfm.settings.schema import ASSETS
@@ -55,7 +58,7 @@ def test_what_it_lists_is_what_is_made(tmp_path, corpus_file, overrides):
         (kind.name, folder.name)
         for kind in store.iterdir()
         for folder in kind.iterdir()
-        if folder.is_dir() and kind.name not in ("tokens", "activations")
+        if folder.is_dir() and kind.name != "tokens"
     }
     assert {(each["kind"], each["fingerprint"]) for each in plan["artifacts"].values()} == made
     assert sum(plan["disk"].values()) == pytest.approx(size(store) - before, rel=0.25)  # of a tiny study
@@ -124,6 +127,37 @@ def test_a_model_of_shapes_takes_no_memory_but_says_what_it_would(tmp_path):
     attention = 2 * 2 * 8192 * 64
     assert model.prefix(19) == 20 * (2 * layer + attention)
     assert model.suffix(19) == 20 * (2 * layer + attention) + 2 * 8192 * 128256
+
+
+NAMES = {"sae": frozenset({"sae"}), "surroundings": frozenset()}
+
+
+def at(cache=None, world_size=1):
+    """Activations of a tiny site, as far as a plan looks at them."""
+    return SimpleNamespace(
+        cache=cache, site=SimpleNamespace(layer=0), lm=SimpleNamespace(d_model=8, dtype="float32"),
+        store=SimpleNamespace(root=Path("nowhere"), ranks=SimpleNamespace(world_size=world_size)),
+    )  # fmt: skip
+
+
+def wanted(name, tokens=100, there=False):
+    """Something that is trained, or only measured."""
+    return Planned(name, name, "0", there, Demand(tokens, 1, parts=NAMES[name]))
+
+
+def test_activations_that_are_kept_are_computed_once(monkeypatch):
+    speeds, model = Speeds(prefix=2.0, suffix=0.0, steps={"sae": 0.5}), Model([3.0, 4.0], 0.0, 0)
+    kept = SimpleNamespace(num_tokens=70, spec=lambda: {"of": "a site"})
+    monkeypatch.setattr(costs, "Kept", lambda *of: kept)
+    cached = at(cache=SimpleNamespace(dtype=torch.bfloat16))
+    sae, surroundings = wanted("sae"), wanted("surroundings")
+    (written,) = costs.kept_activations([surroundings, sae], cached)
+    assert written.demand.saved == 70 * 8 * 2
+    assert [speeds.of(each, cached) for each in (written, sae, surroundings)] == [140, 50, 200]
+    assert [operations(each, model, cached) for each in (written, sae, surroundings)] == [210, 0, 300]
+    assert [speeds.of(each, at()) for each in (sae, surroundings)] == [250, 200]
+    assert costs.kept_activations([surroundings, wanted("sae", there=True)], cached) == []
+    assert costs.kept_activations([sae], at()) == []
 
 
 def plan_of(memory, disk):

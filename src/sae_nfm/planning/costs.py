@@ -15,6 +15,7 @@ from sae_nfm.models.codes import DENSE
 from sae_nfm.models.least_squares import bytes_of
 from sae_nfm.planning.workshop import Planned
 from sae_nfm.recipes.activations import SAMPLE_TOKENS, Kept, SiteActivations
+from sae_nfm.recipes.recipe import Demand
 from sae_nfm.store.store import fingerprint
 from sae_nfm.training.parts import Part, train_only
 
@@ -83,13 +84,15 @@ class Model:
         return sum(self.layers[layer + 1 :]) + self.unembedding
 
 
-def operations(planned: Planned, model: Model, layer: int) -> float:
+def operations(planned: Planned, model: Model, activations: SiteActivations) -> float:
     """Of making something: the model's, and the dictionary's with its encoder as a dense product.
 
     A backward pass counts twice as much as the pass forward; through frozen layers it counts once.
     """
-    demand = planned.demand
-    each = model.prefix(layer) + of_dictionary(planned)
+    demand, layer = planned.demand, activations.site.layer
+    each = of_dictionary(planned)
+    if computes_activations(demand, activations):
+        each += model.prefix(layer)
     if demand.through_model:
         each += 3 * model.suffix(layer)
     return each * demand.tokens
@@ -104,25 +107,29 @@ def of_dictionary(planned: Planned) -> float:
     return 2.0 * sae.d_in * sae.d_sae * (3 if "sae" in demand.parts else 1)
 
 
-def disk(planned: Iterable[Planned], activations: SiteActivations) -> dict[str, int]:
+def computes_activations(demand: Demand, activations: SiteActivations) -> bool:
+    """Whether the model is run for what is read, which may lie on disk instead."""
+    return activations.cache is None or not demand.reads_kept
+
+
+def kept_activations(planned: Iterable[Planned], activations: SiteActivations) -> list[Planned]:
+    """Those on disk, which are written before the first thing that reads them is made; none where none is."""
+    if activations.cache is None or all(each.there or not each.demand.reads_kept for each in planned):
+        return []
+    kept, kind = Kept(activations, activations.cache), "activations"
+    identity = fingerprint(kept.spec())
+    there = (activations.store.root / kind / identity).exists()
+    saved = kept.num_tokens * activations.lm.d_model * _itemsize(activations)
+    return [Planned(kind, kind, identity, there, Demand(kept.num_tokens, saved))]
+
+
+def disk(planned: Iterable[Planned]) -> dict[str, int]:
     """Bytes that are to be written, by kind."""
     found: dict[str, int] = {}
-    missing = [each for each in planned if not each.there]
-    for each in missing:
-        found[each.kind] = found.get(each.kind, 0) + each.demand.saved + _SMALL
-    cached = _uncached_bytes(activations)
-    if cached and any(each.demand.tokens and not each.demand.through_model for each in missing):
-        found["activations"] = cached + _SMALL
+    for each in planned:
+        if not each.there:
+            found[each.kind] = found.get(each.kind, 0) + each.demand.saved + _SMALL
     return found
-
-
-def _uncached_bytes(activations: SiteActivations) -> int:
-    """Of activations that are to be kept on disk; 0 where they are there, or need not be."""
-    if activations.cache is None:
-        return 0
-    kept = Kept(activations, activations.cache)
-    there = (activations.store.root / "activations" / fingerprint(kept.spec())).exists()
-    return 0 if there else kept.num_tokens * activations.lm.d_model * _itemsize(activations)
 
 
 def _itemsize(activations: SiteActivations) -> int:
@@ -138,10 +145,11 @@ def training_memory(planned: Planned, activations: SiteActivations) -> Memory:
         return Memory(0, 0, 0)
     cfg, d = activations.cfg, activations.lm.d_model
     read = 0 if demand.through_model else _POOLS * cfg.pool_tokens * d * _itemsize(activations)
-    if demand.solved:
-        return Memory(0, _SOLVED * bytes_of(demand.solved), 0)
     if autoencoder is None:
         return Memory(read, 0, 0)
+    if demand.solved is not None:
+        features = demand.solved.num_features(autoencoder.sae.d_in, autoencoder.sae.d_sae)
+        return Memory(0, _SOLVED * bytes_of(features), 0)
     most = DENSE[activations.lm.device.type]
     codes = [
         min(tokens * autoencoder.sae.d_sae, most) * _FLOAT for tokens in (cfg.batch_tokens, SAMPLE_TOKENS)

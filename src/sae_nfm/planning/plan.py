@@ -15,6 +15,7 @@ from sae_nfm.planning.costs import (
     Model,
     disk,
     evaluation_memory,
+    kept_activations,
     operations,
     resident_bytes,
     training_memory,
@@ -88,17 +89,18 @@ def plan_of(stages: Sequence[Stage], workshop: PlannedWorkshop) -> Plan:
     for stage in stages:
         stage.obtain(workshop)
     at = workshop.activations
+    planned = [*kept_activations(workshop.planned, at), *workshop.planned]
     base, model = resident_bytes(at.lm.device), Model.of(at.lm, at.cfg.context)
     layer, speed = at.site.layer, None
     if at.lm.blank:
         base += model.parameters
         speed = speed_of_products(at.lm.device, DTYPES[at.lm.dtype])
-        speeds = estimated(workshop.planned, model, layer, speed)
+        speeds = estimated(planned, model, layer, speed)
     else:
-        speeds = measured(workshop.planned, at)
+        speeds = measured(planned, at)
     lines = [
-        Line(each, operations(each, model, layer), speeds.of(each), training_memory(each, at))
-        for each in workshop.planned
+        Line(each, operations(each, model, at), speeds.of(each, at), training_memory(each, at))
+        for each in planned
     ]
     evaluate = evaluation_of(stages)
     draws = sum(condition.draws for condition in evaluate.conditions)
@@ -112,9 +114,8 @@ def plan_of(stages: Sequence[Stage], workshop: PlannedWorkshop) -> Plan:
         memory_of_evaluation(evaluate, at.lm),
     )
     memory = base + max(line.memory.total for line in [*lines, judged])
-    written = disk(workshop.planned, at)
     measurements, device = counted * scored.num_tokens, str(at.lm.device)
-    plan = Plan(lines, judged, scored.num_tokens, measurements, written, memory, device, speed)
+    plan = Plan(lines, judged, scored.num_tokens, measurements, disk(planned), memory, device, speed)
     if not at.lm.blank:  # which will run on another machine
         _refuse_what_has_no_room(plan, workshop, base)
     return plan

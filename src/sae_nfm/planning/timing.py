@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from sae_nfm.models.saes.firing import Firing
-from sae_nfm.planning.costs import Model, of_dictionary
+from sae_nfm.planning.costs import Model, computes_activations, of_dictionary
 from sae_nfm.planning.workshop import Planned
 from sae_nfm.recipes.activations import SiteActivations
 from sae_nfm.training.objectives.reconstruction import Reconstruction
@@ -29,10 +29,12 @@ class Speeds(NamedTuple):
     steps: dict[str, float]
     """Of training, or reading, by name of what is made."""
 
-    def of(self, planned: Planned) -> float:
+    def of(self, planned: Planned, activations: SiteActivations) -> float:
         """Seconds that making something takes."""
         demand = planned.demand
-        each = self.prefix + self.steps.get(planned.name, 0.0)
+        each = self.steps.get(planned.name, 0.0)
+        if computes_activations(demand, activations):
+            each += self.prefix
         if demand.through_model:
             each += 4 * self.suffix  # clean, spliced, and back
         return each * demand.tokens
