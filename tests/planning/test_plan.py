@@ -12,6 +12,9 @@ from transformers import LlamaConfig
 from random_lms import folder_of
 from sae_nfm.lm.load import is_config_alone
 from sae_nfm.lm.model import LanguageModel
+from sae_nfm.models.autoencoder import Autoencoder
+from sae_nfm.models.normalizer import Normalizer
+from sae_nfm.models.saes.topk import TopKSAE
 from sae_nfm.planning import costs
 from sae_nfm.planning import plan as planning
 from sae_nfm.planning.costs import Memory, Model, operations, resident_bytes
@@ -160,6 +163,26 @@ def test_activations_that_are_kept_are_computed_once(monkeypatch):
     assert costs.kept_activations([sae], at()) == []
 
 
+def test_processes_share_what_is_trained_and_nothing_else(monkeypatch):
+    speeds, together = Speeds(prefix=2.0, suffix=0.0, steps={}), at(world_size=4)
+    assert [speeds.of(wanted(name), together) for name in ("sae", "surroundings")] == [50, 200]
+    monkeypatch.setattr(costs, "SAMPLE_TOKENS", 10)
+    autoencoder = Autoencoder(Normalizer(8), TopKSAE(8, 32, 4))
+    read = []
+    for world_size in (1, 4):
+        activations = at(world_size=world_size)
+        activations.cfg = SimpleNamespace(pool_tokens=4000, batch_tokens=100)
+        activations.lm.device, activations.lm.layers = torch.device("cpu"), [None] * 5
+        demands = [
+            Demand(1000, 0, autoencoder, frozenset({"sae"})),
+            Demand(1000, 0, autoencoder, frozenset({"sae"}), through_model=True),
+        ]
+        memory = [costs.training_memory(Planned("", "", "", False, each), activations) for each in demands]
+        read.append((memory[0].read, memory[1].computing - memory[0].computing))
+    assert read[0] == (4 * 4000 * 8 * 4, 8 * 100 * 8 * 4 * 5)
+    assert read[1] == tuple(part // 4 for part in read[0])
+
+
 def plan_of(memory, disk):
     line = Line(Planned("sae", "sae", "0", False, Demand(1, 1)), 1.0, 1.0, Memory(0, memory, 0))
     return Plan([line], line, 1, 1, {"sae": disk}, 1000 + memory, "cpu")
@@ -168,7 +191,8 @@ def plan_of(memory, disk):
 def test_what_has_no_room_is_refused_by_name(tmp_path, monkeypatch):
     workshop = SimpleNamespace(
         activations=SimpleNamespace(
-            lm=SimpleNamespace(device="cpu"), cfg=SimpleNamespace(trainer=SimpleNamespace(accelerator="cpu"))
+            lm=SimpleNamespace(device="cpu"),
+            cfg=SimpleNamespace(trainer=SimpleNamespace(accelerator="cpu", num_nodes=1)),
         ),
         store=SimpleNamespace(root=tmp_path / "artifacts"),
     )
@@ -179,3 +203,6 @@ def test_what_has_no_room_is_refused_by_name(tmp_path, monkeypatch):
         planning._refuse_what_has_no_room(plan_of(0, 3_000_000_000), workshop, 1000)
     with pytest.raises(NotAllowed, match=r"trainer.accelerator=cpu: 5\.0 GB are free on cpu.* 6\.0 GB more"):
         planning._refuse_what_has_no_room(plan_of(6_000_000_000, 0), workshop, 1000)
+    shared = plan_of(3_000_000_000, 0)._replace(processes=2)
+    with pytest.raises(NotAllowed, match=r"trainer.accelerator=cpu: 5\.0 GB are free on cpu.* 6\.0 GB more"):
+        planning._refuse_what_has_no_room(shared, workshop, 1000)

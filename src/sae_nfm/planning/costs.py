@@ -112,6 +112,11 @@ def computes_activations(demand: Demand, activations: SiteActivations) -> bool:
     return activations.cache is None or not demand.reads_kept
 
 
+def processes(demand: Demand, activations: SiteActivations) -> int:
+    """That make something together: what is not trained, the first one makes alone."""
+    return activations.store.ranks.world_size if demand.parts else 1
+
+
 def kept_activations(planned: Iterable[Planned], activations: SiteActivations) -> list[Planned]:
     """Those on disk, which are written before the first thing that reads them is made; none where none is."""
     if activations.cache is None or all(each.there or not each.demand.reads_kept for each in planned):
@@ -139,24 +144,25 @@ def _itemsize(activations: SiteActivations) -> int:
 
 
 def training_memory(planned: Planned, activations: SiteActivations) -> Memory:
-    """What making something takes."""
+    """What making something takes, of one process."""
     demand, autoencoder = planned.demand, planned.demand.autoencoder
     if planned.there:
         return Memory(0, 0, 0)
-    cfg, d = activations.cfg, activations.lm.d_model
-    read = 0 if demand.through_model else _POOLS * cfg.pool_tokens * d * _itemsize(activations)
+    cfg, d, shares = activations.cfg, activations.lm.d_model, activations.store.ranks.world_size
+    pool = _POOLS * cfg.pool_tokens // shares
+    read = 0 if demand.through_model else pool * d * _itemsize(activations)
     if autoencoder is None:
         return Memory(read, 0, 0)
     if demand.solved is not None:
         features = demand.solved.num_features(autoencoder.sae.d_in, autoencoder.sae.d_sae)
         return Memory(0, _SOLVED * bytes_of(features), 0)
     most = DENSE[activations.lm.device.type]
-    codes = [
+    codes = [  # those of a whole batch, however many share it: validations are read in such pieces
         min(tokens * autoencoder.sae.d_sae, most) * _FLOAT for tokens in (cfg.batch_tokens, SAMPLE_TOKENS)
     ]
     computing = max(codes[0], codes[1] - read)  # a sample is read before anything is trained
     if demand.through_model:
-        computing += _ALIVE * cfg.batch_tokens * d * _FLOAT * len(activations.lm.layers)
+        computing += _ALIVE * cfg.batch_tokens // shares * d * _FLOAT * len(activations.lm.layers)
     return Memory(read, computing, _TRAINED * _FLOAT * _trained(autoencoder, demand.parts))
 
 
@@ -171,7 +177,7 @@ def _trained(autoencoder: Autoencoder, parts: Collection[Part]) -> int:
 def evaluation_memory(
     conditions: list[Condition], blocks: int, rows: int, context: int, num_documents: int, lm: LanguageModel
 ) -> Memory:
-    """What an evaluation takes: logits, and sums by document."""
+    """What an evaluation takes, of one process: logits, and sums by document."""
     token = context * lm.d_vocab * max(_FLOAT, next(lm.model.parameters()).element_size())
     clean, stacked = 2 * blocks * token, max(rows, blocks) * token
     return Memory(0, clean + stacked, 6 * len(conditions) * num_documents * 8)

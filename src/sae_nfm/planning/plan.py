@@ -22,6 +22,7 @@ from sae_nfm.planning.costs import (
 )
 from sae_nfm.planning.timing import estimated, measured, speed_of_products
 from sae_nfm.planning.workshop import Planned, PlannedWorkshop
+from sae_nfm.recipes.activations import SiteActivations
 from sae_nfm.recipes.recipe import Demand
 from sae_nfm.settings.values import NotAllowed
 from sae_nfm.stages.evaluate import Evaluate
@@ -49,8 +50,9 @@ class Plan(NamedTuple):
     disk: dict[str, int]
     """Bytes to be written, by kind of artifact."""
     memory: int
-    """Bytes at most, on the device that computes."""
+    """Bytes at most, of one process on its device."""
     device: str
+    processes: int = 1
     speed: float | None = None
     """Operations a second by which time was estimated, where the model has no weights to be run with."""
 
@@ -76,6 +78,7 @@ class Plan(NamedTuple):
             },
             "disk": self.disk,
             "memory": self.memory,
+            "processes": self.processes,
             "operations_per_s": self.speed,
         }
 
@@ -110,12 +113,12 @@ def plan_of(stages: Sequence[Stage], workshop: PlannedWorkshop) -> Plan:
     judged = Line(
         Planned("evaluation", "", "", False, Demand(tokens, saved=0)),
         tokens * (model.prefix(layer) + draws * model.suffix(layer)),
-        tokens * (speeds.prefix + draws * speeds.suffix),
+        tokens * (speeds.prefix + draws * speeds.suffix) / at.store.ranks.world_size,
         memory_of_evaluation(evaluate, at.lm),
     )
     memory = base + max(line.memory.total for line in [*lines, judged])
-    measurements, device = counted * scored.num_tokens, str(at.lm.device)
-    plan = Plan(lines, judged, scored.num_tokens, measurements, disk(planned), memory, device, speed)
+    measurements, where = counted * scored.num_tokens, (str(at.lm.device), at.store.ranks.world_size)
+    plan = Plan(lines, judged, scored.num_tokens, measurements, disk(planned), memory, *where, speed)
     if not at.lm.blank:  # which will run on another machine
         _refuse_what_has_no_room(plan, workshop, base)
     return plan
@@ -149,12 +152,17 @@ def _refuse_what_has_no_room(plan: Plan, workshop: PlannedWorkshop, base: int) -
         largest = max(plan.disk, key=lambda kind: plan.disk[kind])
         allowed = f"folders on a disk with {needed / _GB:.1f} GB, of which {largest} take most"
         raise NotAllowed("artifacts", root, allowed, f"{free / _GB:.1f} GB are free there")
-    grows, left = plan.memory - base, free_bytes(at.lm.device)
+    grows, left = (plan.memory - base) * _sharing(plan, at), free_bytes(at.lm.device)
     if grows > left:
         worst = max([*plan.lines, plan.evaluation], key=lambda line: line.memory.total).planned.name
         allowed = f"devices with {grows / _GB:.1f} GB more, which {worst} takes"
         because = f"{left / _GB:.1f} GB are free on {plan.device}"
         raise NotAllowed("trainer.accelerator", at.cfg.trainer.accelerator, allowed, because)
+
+
+def _sharing(plan: Plan, at: SiteActivations) -> int:
+    """Processes on one device: on CPUs, all of a machine."""
+    return plan.processes // at.cfg.trainer.num_nodes if plan.device == "cpu" else 1
 
 
 def _there(folder: Path) -> Path:
@@ -178,7 +186,8 @@ def print_plan(plan: Plan) -> None:
     kinds = ", ".join(f"{kind} {_bytes(size)}" for kind, size in plan.disk.items())
     print(f"measurements: {plan.measurements:,}")
     print(f"disk: {_bytes(sum(plan.disk.values()))}{kinds and f' ({kinds})'}, and the run's folder")
-    print(f"memory: {_bytes(plan.memory)} on {plan.device}")
+    each = f", in each of {plan.processes} processes" if plan.processes > 1 else ""
+    print(f"memory: {_bytes(plan.memory)} on {plan.device}{each}")
     print(f"time: {_duration(seconds)}, by {_measured_by(plan)}")
 
 

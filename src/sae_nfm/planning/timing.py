@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from sae_nfm.models.saes.firing import Firing
-from sae_nfm.planning.costs import Model, computes_activations, of_dictionary
+from sae_nfm.planning.costs import Model, computes_activations, of_dictionary, processes
 from sae_nfm.planning.workshop import Planned
 from sae_nfm.recipes.activations import SiteActivations
 from sae_nfm.training.objectives.reconstruction import Reconstruction
@@ -37,7 +37,7 @@ class Speeds(NamedTuple):
             each += self.prefix
         if demand.through_model:
             each += 4 * self.suffix  # clean, spliced, and back
-        return each * demand.tokens
+        return each * demand.tokens / processes(demand, activations)
 
 
 def measured(planned: list[Planned], activations: SiteActivations) -> Speeds:
