@@ -10,12 +10,16 @@ import torch
 from transformers import LlamaConfig
 
 from random_lms import folder_of
+from sae_nfm.data.activations import ActivationStream
 from sae_nfm.lm.load import is_config_alone
 from sae_nfm.lm.model import LanguageModel
+from sae_nfm.lm.site import Site
 from sae_nfm.models.autoencoder import Autoencoder
+from sae_nfm.models.least_squares import NormalEquations
 from sae_nfm.models.normalizer import Normalizer
+from sae_nfm.models.residuals.linear import DecoderRefit
 from sae_nfm.models.saes.topk import TopKSAE
-from sae_nfm.planning import costs
+from sae_nfm.planning import costs, solving, timing
 from sae_nfm.planning import plan as planning
 from sae_nfm.planning.costs import Memory, Model, operations, resident_bytes
 from sae_nfm.planning.plan import Line, Plan
@@ -149,7 +153,7 @@ def wanted(name, tokens=100, there=False):
 
 
 def test_activations_that_are_kept_are_computed_once(monkeypatch):
-    speeds, model = Speeds(prefix=2.0, suffix=0.0, steps={"sae": 0.5}), Model([3.0, 4.0], 0.0, 0)
+    speeds, model = Speeds(prefix=2.0, suffix=0.0, steps={"sae": 0.5}, solving={}), Model([3.0, 4.0], 0.0, 0)
     kept = SimpleNamespace(num_tokens=70, spec=lambda: {"of": "a site"})
     monkeypatch.setattr(costs, "Kept", lambda *of: kept)
     cached = at(cache=SimpleNamespace(dtype=torch.bfloat16))
@@ -164,7 +168,7 @@ def test_activations_that_are_kept_are_computed_once(monkeypatch):
 
 
 def test_processes_share_what_is_trained_and_nothing_else(monkeypatch):
-    speeds, together = Speeds(prefix=2.0, suffix=0.0, steps={}), at(world_size=4)
+    speeds, together = Speeds(prefix=2.0, suffix=0.0, steps={}, solving={}), at(world_size=4)
     assert [speeds.of(wanted(name), together) for name in ("sae", "surroundings")] == [50, 200]
     monkeypatch.setattr(costs, "SAMPLE_TOKENS", 10)
     autoencoder = Autoencoder(Normalizer(8), TopKSAE(8, 32, 4))
@@ -181,6 +185,55 @@ def test_processes_share_what_is_trained_and_nothing_else(monkeypatch):
         read.append((memory[0].read, memory[1].computing - memory[0].computing))
     assert read[0] == (4 * 4000 * 8 * 4, 8 * 100 * 8 * 4 * 5)
     assert read[1] == tuple(part // 4 for part in read[0])
+
+
+class ASecondEach:
+    """A clock by which each of some calls takes a second."""
+
+    def __init__(self, monkeypatch, *calls):
+        self.now = 0.0
+        monkeypatch.setattr(timing, "_seconds", self.of)
+        for owner, name in calls:
+            monkeypatch.setattr(owner, name, self.ticking(getattr(owner, name)))
+
+    def ticking(self, call):
+        def tick(*given):
+            self.now += 1
+            return call(*given)
+
+        return tick
+
+    def of(self, act):
+        began = self.now
+        act()
+        return self.now - began
+
+
+def test_a_solved_linear_part_takes_the_time_of_its_equations(lm, splits, monkeypatch):
+    activations = SimpleNamespace(
+        lm=lm, splits=splits, site=Site(1, "resid_post"), cache=None,
+        cfg=SimpleNamespace(lm_batch=4, batch_tokens=64, evaluation=SimpleNamespace(batch_size=4)),
+        validation=lambda seed: ActivationStream(lm, Site(1, "resid_post"), splits.validation, 4, seed),
+        store=SimpleNamespace(ranks=SimpleNamespace(world_size=4)),
+    )  # fmt: skip
+    autoencoder = Autoencoder(Normalizer(lm.d_model), TopKSAE(lm.d_model, 40, 4))
+    solved = Planned("linear", "linear", "0", False, Demand(1280, 0, autoencoder, solved=DecoderRefit()))
+    monkeypatch.setattr(timing, "speed_of_products", lambda device, dtype: 100.0)
+    ASecondEach(monkeypatch, (NormalEquations, "add"), (Autoencoder, "explain"))
+    factored = 6 * 40**2 * (40 / 3 + 2 * lm.d_model) / 100
+    speeds = timing.measured([solved], activations)
+    assert speeds.of(solved, activations) == pytest.approx(1280 * 2 / 64 + factored)
+    monkeypatch.setattr(solving, "_MUCH", 100)
+    monkeypatch.setattr(solving, "NormalEquations", None)
+    speeds, added = timing.measured([solved], activations), 2 * 40**2 / 100
+    assert speeds.of(solved, activations) == pytest.approx(1280 * (1 / 64 + added) + factored)
+    model = Model([0.0, 0.0], 0.0, 0)
+    encoded = 2 * lm.d_model * 40
+    assert operations(solved, model, activations) / 100 == pytest.approx(
+        1280 * (encoded / 100 + added) + factored
+    )
+    speeds = timing.estimated([solved], model, 1, 100.0)
+    assert speeds.of(solved, activations) == pytest.approx(operations(solved, model, activations) / 100)
 
 
 def plan_of(memory, disk):

@@ -13,6 +13,7 @@ from sae_nfm.lm.model import DTYPES, LanguageModel
 from sae_nfm.models.autoencoder import Autoencoder
 from sae_nfm.models.codes import DENSE
 from sae_nfm.models.least_squares import bytes_of
+from sae_nfm.planning.solving import num_features, of_adding, of_solving
 from sae_nfm.planning.workshop import Planned
 from sae_nfm.recipes.activations import SAMPLE_TOKENS, Kept, SiteActivations
 from sae_nfm.recipes.recipe import Demand
@@ -95,7 +96,7 @@ def operations(planned: Planned, model: Model, activations: SiteActivations) -> 
         each += model.prefix(layer)
     if demand.through_model:
         each += 3 * model.suffix(layer)
-    return each * demand.tokens
+    return (each + of_adding(planned)) * demand.tokens + of_solving(planned)
 
 
 def of_dictionary(planned: Planned) -> float:
@@ -154,8 +155,7 @@ def training_memory(planned: Planned, activations: SiteActivations) -> Memory:
     if autoencoder is None:
         return Memory(read, 0, 0)
     if demand.solved is not None:
-        features = demand.solved.num_features(autoencoder.sae.d_in, autoencoder.sae.d_sae)
-        return Memory(0, _SOLVED * bytes_of(features), 0)
+        return Memory(0, _SOLVED * bytes_of(num_features(planned)), 0)
     most = DENSE[activations.lm.device.type]
     codes = [  # those of a whole batch, however many share it: validations are read in such pieces
         min(tokens * autoencoder.sae.d_sae, most) * _FLOAT for tokens in (cfg.batch_tokens, SAMPLE_TOKENS)
