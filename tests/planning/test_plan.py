@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning import Callback
 from transformers import LlamaConfig
 
 from random_lms import folder_of
@@ -25,9 +26,11 @@ from sae_nfm.planning.costs import Memory, Model, operations, resident_bytes
 from sae_nfm.planning.plan import Line, Plan
 from sae_nfm.planning.timing import Speeds
 from sae_nfm.planning.workshop import Planned
-from sae_nfm.recipes.recipe import Demand
+from sae_nfm.recipes.recipe import Demand, size_of
 from sae_nfm.settings.schema import ASSETS
 from sae_nfm.settings.values import NotAllowed
+from sae_nfm.training.run import CHECKPOINTS
+from small_training import Bench
 from tiny_studies import Suite
 
 STUDY = ("evaluation.baselines=[eps,cov]", "evaluation.covariance_tokens=2000", "evaluation.bank_tokens=300")
@@ -236,9 +239,35 @@ def test_a_solved_linear_part_takes_the_time_of_its_equations(lm, splits, monkey
     assert speeds.of(solved, activations) == pytest.approx(operations(solved, model, activations) / 100)
 
 
-def plan_of(memory, disk):
+@pytest.mark.parametrize("stage", ["sae", "nfm"])
+def test_checkpoints_are_the_most_that_is_on_disk(lm, splits, tmp_path, stage):
+    bench, sizes = Bench(lm, splits), []
+    task = bench.task(stage, steps=160)
+
+    class Watch(Callback):
+        def on_train_batch_end(self, trainer, pl_module, *batch):
+            if trainer.global_step in (99, 149):
+                sizes.append(size(tmp_path / CHECKPOINTS))
+
+    bench.train(task, tmp_path, Watch())
+    whole = task.autoencoder
+    parts = frozenset({"sae"} if stage == "sae" else {"linear", "interaction"})
+    saved = size_of(whole if stage == "sae" else whole.nfm)
+    demand = Demand(160 * 64, saved, whole, parts)
+    before = Planned("before", "sae", "0", False, Demand(0, 10_000))
+    activations = SimpleNamespace(cfg=SimpleNamespace(checkpoint_every=50, batch_tokens=64))
+    peak = costs.peak_disk([before, Planned(stage, stage, "1", False, demand)], activations)
+    kept = 10_000 + costs._SMALL
+    assert peak - kept == pytest.approx(3 * sizes[0], rel=0.15)  # of a tiny one
+    there = Planned(stage, stage, "1", True, demand)
+    assert costs.peak_disk([before, there], activations) == kept
+    activations.cfg.checkpoint_every = 1000
+    assert costs.peak_disk([Planned(stage, stage, "1", False, demand)], activations) == saved + costs._SMALL
+
+
+def plan_of(memory, disk, checkpoints=0):
     line = Line(Planned("sae", "sae", "0", False, Demand(1, 1)), 1.0, 1.0, Memory(0, memory, 0))
-    return Plan([line], line, 1, 1, {"sae": disk}, 1000 + memory, "cpu")
+    return Plan([line], line, 1, 1, {"sae": disk}, disk + checkpoints, 1000 + memory, "cpu")
 
 
 def test_what_has_no_room_is_refused_by_name(tmp_path, monkeypatch):
@@ -256,6 +285,8 @@ def test_what_has_no_room_is_refused_by_name(tmp_path, monkeypatch):
         planning._refuse_what_has_no_room(plan_of(0, 3_000_000_000), workshop, 1000)
     with pytest.raises(NotAllowed, match=r"trainer.accelerator=cpu: 5\.0 GB are free on cpu.* 6\.0 GB more"):
         planning._refuse_what_has_no_room(plan_of(6_000_000_000, 0), workshop, 1000)
+    with pytest.raises(NotAllowed, match=r"artifacts=.* 3\.0 GB, of which checkpoints take most"):
+        planning._refuse_what_has_no_room(plan_of(0, 1_000_000_000, 2_000_000_000), workshop, 1000)
     shared = plan_of(3_000_000_000, 0)._replace(processes=2)
     with pytest.raises(NotAllowed, match=r"trainer.accelerator=cpu: 5\.0 GB are free on cpu.* 6\.0 GB more"):
         planning._refuse_what_has_no_room(shared, workshop, 1000)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import psutil
 import torch
+from omegaconf import DictConfig
 from torch import nn
 
 from sae_nfm.evaluation.condition import Condition
@@ -16,8 +17,9 @@ from sae_nfm.models.least_squares import bytes_of
 from sae_nfm.planning.solving import num_features, of_adding, of_solving
 from sae_nfm.planning.workshop import Planned
 from sae_nfm.recipes.activations import SAMPLE_TOKENS, Kept, SiteActivations
-from sae_nfm.recipes.recipe import Demand
+from sae_nfm.recipes.recipe import Demand, size_of
 from sae_nfm.store.store import fingerprint
+from sae_nfm.training.callbacks import rounded
 from sae_nfm.training.parts import Part, train_only
 
 _TRAINED = 5
@@ -136,6 +138,29 @@ def disk(planned: Iterable[Planned]) -> dict[str, int]:
         if not each.there:
             found[each.kind] = found.get(each.kind, 0) + each.demand.saved + _SMALL
     return found
+
+
+def peak_disk(planned: Iterable[Planned], activations: SiteActivations) -> int:
+    """Bytes at most at a time: checkpoints of what is trained lie beside all that was made before it."""
+    most, made = 0, 0
+    for each in planned:
+        if not each.there:
+            size, number = _checkpoints(each, activations.cfg)
+            saved = each.demand.saved + _SMALL
+            most = max(most, made + number * size, made + min(number, 2) * size + saved)
+            made += saved
+    return most
+
+
+def _checkpoints(planned: Planned, cfg: DictConfig) -> tuple[int, int]:
+    """Bytes of one, and how many there are while one is written."""
+    demand = planned.demand
+    if not demand.parts or demand.autoencoder is None:
+        return 0, 0
+    moments = 2 * _FLOAT * _trained(demand.autoencoder, demand.parts)
+    size = size_of(demand.autoencoder) + moments + demand.saved  # which is the size of the best weights
+    every = rounded(cfg.checkpoint_every)
+    return size, min(3, demand.tokens // cfg.batch_tokens // every)
 
 
 def _itemsize(activations: SiteActivations) -> int:

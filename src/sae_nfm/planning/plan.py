@@ -17,6 +17,7 @@ from sae_nfm.planning.costs import (
     evaluation_memory,
     kept_activations,
     operations,
+    peak_disk,
     resident_bytes,
     training_memory,
 )
@@ -49,6 +50,8 @@ class Plan(NamedTuple):
     measurements: int
     disk: dict[str, int]
     """Bytes to be written, by kind of artifact."""
+    peak_disk: int
+    """Bytes at most at a time, with the checkpoints of what is trained."""
     memory: int
     """Bytes at most, of one process on its device."""
     device: str
@@ -77,6 +80,7 @@ class Plan(NamedTuple):
                 "seconds": self.evaluation.seconds,
             },
             "disk": self.disk,
+            "peak_disk": self.peak_disk,
             "memory": self.memory,
             "processes": self.processes,
             "operations_per_s": self.speed,
@@ -117,8 +121,9 @@ def plan_of(stages: Sequence[Stage], workshop: PlannedWorkshop) -> Plan:
         memory_of_evaluation(evaluate, at.lm),
     )
     memory = base + max(line.memory.total for line in [*lines, judged])
+    written = (disk(planned), peak_disk(planned, at))
     measurements, where = counted * scored.num_tokens, (str(at.lm.device), at.store.ranks.world_size)
-    plan = Plan(lines, judged, scored.num_tokens, measurements, disk(planned), memory, *where, speed)
+    plan = Plan(lines, judged, scored.num_tokens, measurements, *written, memory, *where, speed)
     if not at.lm.blank:  # which will run on another machine
         _refuse_what_has_no_room(plan, workshop, base)
     return plan
@@ -147,9 +152,10 @@ def memory_of_evaluation(evaluate: Evaluate, lm: LanguageModel) -> Memory:
 
 def _refuse_what_has_no_room(plan: Plan, workshop: PlannedWorkshop, base: int) -> None:
     at, root = workshop.activations, workshop.store.root
-    needed, free = sum(plan.disk.values()), shutil.disk_usage(_there(root)).free
+    needed, free = plan.peak_disk, shutil.disk_usage(_there(root)).free
     if needed > free:
-        largest = max(plan.disk, key=lambda kind: plan.disk[kind])
+        kinds = {**plan.disk, "checkpoints": needed - sum(plan.disk.values())}
+        largest = max(kinds, key=lambda kind: kinds[kind])
         allowed = f"folders on a disk with {needed / _GB:.1f} GB, of which {largest} take most"
         raise NotAllowed("artifacts", root, allowed, f"{free / _GB:.1f} GB are free there")
     grows, left = (plan.memory - base) * _sharing(plan, at), free_bytes(at.lm.device)
@@ -186,6 +192,7 @@ def print_plan(plan: Plan) -> None:
     kinds = ", ".join(f"{kind} {_bytes(size)}" for kind, size in plan.disk.items())
     print(f"measurements: {plan.measurements:,}")
     print(f"disk: {_bytes(sum(plan.disk.values()))}{kinds and f' ({kinds})'}, and the run's folder")
+    print(f"disk at most: {_bytes(plan.peak_disk)}, with the checkpoints of what is trained")
     each = f", in each of {plan.processes} processes" if plan.processes > 1 else ""
     print(f"memory: {_bytes(plan.memory)} on {plan.device}{each}")
     print(f"time: {_duration(seconds)}, by {_measured_by(plan)}")
