@@ -52,9 +52,10 @@ def size(folder):
         (),
         ("activations=cached",),
         ("stages=[sae,nfm_linear,nfm,finetune]", "stage.finetune.tokens=8192"),
+        ("attribution=pairs", "attribution.tokens=700", "nfm_train_tokens=8192"),
         ("experiment=planted", "plant.num_tuples=2", "nfm_objective=kl", "tuning_tokens=8192"),
     ],
-    ids=["streamed", "cached", "tuned", "planted"],
+    ids=["streamed", "cached", "tuned", "attributed", "planted"],
 )
 def test_what_it_lists_is_what_is_made(tmp_path, corpus_file, overrides):
     suite = Suite(tmp_path, corpus_file)

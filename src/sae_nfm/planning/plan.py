@@ -10,6 +10,7 @@ from rich.table import Column, Table
 
 from sae_nfm.lm.model import DTYPES, LanguageModel
 from sae_nfm.models.least_squares import free_bytes
+from sae_nfm.planning.attribution import line_of_attribution
 from sae_nfm.planning.costs import (
     Memory,
     Model,
@@ -21,6 +22,7 @@ from sae_nfm.planning.costs import (
     resident_bytes,
     training_memory,
 )
+from sae_nfm.planning.line import Line
 from sae_nfm.planning.timing import estimated, measured, speed_of_products
 from sae_nfm.planning.workshop import Planned, PlannedWorkshop
 from sae_nfm.recipes.activations import SiteActivations
@@ -30,15 +32,6 @@ from sae_nfm.stages.evaluate import Evaluate
 from sae_nfm.stages.stage import Stage
 
 _GB = 1e9
-
-
-class Line(NamedTuple):
-    """What making one thing takes."""
-
-    planned: Planned
-    operations: float
-    seconds: float
-    memory: Memory
 
 
 class Plan(NamedTuple):
@@ -58,9 +51,12 @@ class Plan(NamedTuple):
     processes: int = 1
     speed: float | None = None
     """Operations a second by which time was estimated, where the model has no weights to be run with."""
+    attribution: Line | None = None
+    """Where the study attributes: by its runs through the model, what else it does left out."""
 
     def as_json(self) -> dict[str, Any]:
         """As plain numbers."""
+        attributed = self.attribution
         return {
             "artifacts": {
                 line.planned.name: {
@@ -68,17 +64,17 @@ class Plan(NamedTuple):
                     "fingerprint": line.planned.fingerprint,
                     "there": line.planned.there,
                     "tokens": line.planned.demand.tokens,
-                    "operations": line.operations,
-                    "seconds": line.seconds,
+                    **line.as_json(),
                 }
                 for line in self.lines
             },
             "evaluation": {
                 "positions": self.positions,
                 "measurements": self.measurements,
-                "operations": self.evaluation.operations,
-                "seconds": self.evaluation.seconds,
+                **self.evaluation.as_json(),
             },
+            "attribution": attributed
+            and {"positions": attributed.planned.demand.tokens, **attributed.as_json()},
             "disk": self.disk,
             "peak_disk": self.peak_disk,
             "memory": self.memory,
@@ -121,9 +117,10 @@ def plan_of(stages: Sequence[Stage], workshop: PlannedWorkshop) -> Plan:
         memory_of_evaluation(evaluate, at.lm),
     )
     memory = base + max(line.memory.total for line in [*lines, judged])
+    attributed = line_of_attribution(stages, model, speeds, at)
     written = (disk(planned), peak_disk(planned, at))
     measurements, where = counted * scored.num_tokens, (str(at.lm.device), at.store.ranks.world_size)
-    plan = Plan(lines, judged, scored.num_tokens, measurements, *written, memory, *where, speed)
+    plan = Plan(lines, judged, scored.num_tokens, measurements, *written, memory, *where, speed, attributed)
     if not at.lm.blank:  # which will run on another machine
         _refuse_what_has_no_room(plan, workshop, base)
     return plan
@@ -185,10 +182,15 @@ def print_plan(plan: Plan) -> None:
         figures = ("", "", "", "") if line.planned.there else _figures(line.planned.demand.tokens, line)
         table.add_row(f"{line.planned.name} ({line.planned.kind}/{line.planned.fingerprint})", made, *figures)
     table.add_row("evaluation", "to do", *_figures(plan.positions, plan.evaluation))
+    after = [plan.evaluation]
+    if plan.attribution is not None:
+        after.append(plan.attribution)
+        figures = _figures(plan.attribution.planned.demand.tokens, plan.attribution)
+        table.add_row("attribution, by its runs through the model", "to do", *figures)
     console = Console()
     console.print(table)
     to_make = [line for line in plan.lines if not line.planned.there]
-    seconds = plan.evaluation.seconds + sum(line.seconds for line in to_make)
+    seconds = sum(line.seconds for line in [*to_make, *after])
     kinds = ", ".join(f"{kind} {_bytes(size)}" for kind, size in plan.disk.items())
     print(f"measurements: {plan.measurements:,}")
     print(f"disk: {_bytes(sum(plan.disk.values()))}{kinds and f' ({kinds})'}, and the run's folder")
