@@ -1,6 +1,7 @@
 """Checkpoints that were damaged, cut off or found no room: a run goes on from a whole one, and says so."""
 
 import logging
+import tempfile
 
 import pytest
 from lightning import Trainer
@@ -103,6 +104,19 @@ def test_a_disk_that_is_full_costs_no_more_than_the_steps_since(bench, uninterru
             bench.train(bench.task("sae"), folder)
         remount("size=8m")
         assert_goes_on(bench, folder, 70, uninterrupted)
+
+
+def test_a_checkpoint_needs_no_room_but_where_it_is_kept(bench, uninterrupted, tmp_path, monkeypatch):
+    nowhere = str(tmp_path / "nowhere")
+    monkeypatch.setattr(tempfile, "tempdir", nowhere)
+    with pytest.raises(Interrupted):
+        bench.train(bench.task("sae"), tmp_path, InterruptAt(119))
+    assert tempfile.tempdir == nowhere
+    cut_off = tmp_path / CHECKPOINTS / "tmp_half"
+    cut_off.write_bytes(b"half of one")
+    assert newest_checkpoint(tmp_path / CHECKPOINTS) == tmp_path / CHECKPOINTS / LAST
+    assert not cut_off.exists()
+    assert_goes_on(bench, tmp_path, 20, uninterrupted)
 
 
 class Saves:

@@ -16,7 +16,7 @@ from sae_nfm.training.through_model import SiteBatch, ThroughModel
 
 _ROWS = 16
 """Blocks, each without a pair, that go through the suffix at once."""
-_BLOCKS = 16
+BLOCKS_EACH = 16
 """That a single pair is taken out of, on average."""
 
 
@@ -90,7 +90,7 @@ class SingleAblations(Float64Sums):
 
     def __init__(self, order: PairOrder, together: Int64[Tensor, " pair"]) -> None:
         super().__init__()
-        self.order, self.share = order, (_BLOCKS / together.clamp_min(1)).tolist()
+        self.order, self.share = order, (BLOCKS_EACH / together.clamp_min(1)).tolist()
         num = order.num_pairs
         self.add_sums(left_out=num, given=num, attributed=num, blocks=num)
 

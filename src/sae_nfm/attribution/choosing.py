@@ -16,7 +16,11 @@ SHARES = (0.001, 0.003, 0.01, 0.03, 0.1)
 """Of the pairs that occur, and are counted pair by pair: how many make a set."""
 OFTEN = 5
 """Tokens at which a pair occurs, from which on its sum says something."""
-_STRATA, _SINGLE = 10, 200
+ORDERS = ("attribution", "matched", "size", "random")
+"""By which pairs are put into sets."""
+SINGLES = 200
+"""Pairs that are taken out one by one."""
+_STRATA = 10
 _NEIGHBOURS = 64
 
 
@@ -81,12 +85,7 @@ def _orders(
     at_random = occurring[torch.randperm(num, generator=generator)]
     features = torch.stack([size.clamp_min(1e-12).log(), table.together.clamp_min(1).double().log()], dim=1)
     matched = _partners(features.numpy(), best_first[:largest].numpy(), best_first[largest:].numpy())
-    found = {
-        "attribution": best_first,
-        "matched": torch.from_numpy(matched),
-        "size": by_size,
-        "random": at_random,
-    }
+    found = dict(zip(ORDERS, (best_first, torch.from_numpy(matched), by_size, at_random), strict=True))
     of = best_first[: len(matched)]
     difference = (features[torch.from_numpy(matched)] - features[of]).sum(0) / max(1, len(matched))
     size_ratio, together_ratio = difference.exp().tolist()
@@ -129,5 +128,5 @@ def _singles(table: PairTable, seed: int) -> Int64[Tensor, " single"]:
     by_size = often[table.taken_off[often].abs().argsort(stable=True)]
     generator = torch.Generator().manual_seed(seed)
     strata = by_size.tensor_split(_STRATA)
-    drawn = [s[torch.randperm(len(s), generator=generator)[: _SINGLE // _STRATA]] for s in strata]
+    drawn = [s[torch.randperm(len(s), generator=generator)[: SINGLES // _STRATA]] for s in strata]
     return torch.cat(drawn)

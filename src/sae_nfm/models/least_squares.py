@@ -146,6 +146,11 @@ def check_memory(num_features: int, device: torch.device) -> None:
         )
 
 
+def multiply_adds(num_features: int, k: float) -> float:
+    """Of adding a token with k active features, in those of a matrix product."""
+    return min(_SCATTER_COST * k**2, num_features**2)
+
+
 def bytes_of(num_features: int) -> int:
     """Size of the matrix Φᵀ Φ, a bias included."""
     return 8 * (num_features + 1) ** 2

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import psutil
 import torch
+from omegaconf import DictConfig
 from torch import nn
 
 from sae_nfm.evaluation.condition import Condition
@@ -13,9 +14,12 @@ from sae_nfm.lm.model import DTYPES, LanguageModel
 from sae_nfm.models.autoencoder import Autoencoder
 from sae_nfm.models.codes import DENSE
 from sae_nfm.models.least_squares import bytes_of
+from sae_nfm.planning.solving import num_features, of_adding, of_solving
 from sae_nfm.planning.workshop import Planned
 from sae_nfm.recipes.activations import SAMPLE_TOKENS, Kept, SiteActivations
+from sae_nfm.recipes.recipe import Demand, size_of
 from sae_nfm.store.store import fingerprint
+from sae_nfm.training.callbacks import rounded
 from sae_nfm.training.parts import Part, train_only
 
 _TRAINED = 5
@@ -83,16 +87,18 @@ class Model:
         return sum(self.layers[layer + 1 :]) + self.unembedding
 
 
-def operations(planned: Planned, model: Model, layer: int) -> float:
+def operations(planned: Planned, model: Model, activations: SiteActivations) -> float:
     """Of making something: the model's, and the dictionary's with its encoder as a dense product.
 
     A backward pass counts twice as much as the pass forward; through frozen layers it counts once.
     """
-    demand = planned.demand
-    each = model.prefix(layer) + of_dictionary(planned)
+    demand, layer = planned.demand, activations.site.layer
+    each = of_dictionary(planned)
+    if computes_activations(demand, activations):
+        each += model.prefix(layer)
     if demand.through_model:
         each += 3 * model.suffix(layer)
-    return each * demand.tokens
+    return (each + of_adding(planned)) * demand.tokens + of_solving(planned)
 
 
 def of_dictionary(planned: Planned) -> float:
@@ -104,25 +110,57 @@ def of_dictionary(planned: Planned) -> float:
     return 2.0 * sae.d_in * sae.d_sae * (3 if "sae" in demand.parts else 1)
 
 
-def disk(planned: Iterable[Planned], activations: SiteActivations) -> dict[str, int]:
+def computes_activations(demand: Demand, activations: SiteActivations) -> bool:
+    """Whether the model is run for what is read, which may lie on disk instead."""
+    return activations.cache is None or not demand.reads_kept
+
+
+def processes(demand: Demand, activations: SiteActivations) -> int:
+    """That make something together: what is not trained, the first one makes alone."""
+    return activations.store.ranks.world_size if demand.parts else 1
+
+
+def kept_activations(planned: Iterable[Planned], activations: SiteActivations) -> list[Planned]:
+    """Those on disk, which are written before the first thing that reads them is made; none where none is."""
+    if activations.cache is None or all(each.there or not each.demand.reads_kept for each in planned):
+        return []
+    kept, kind = Kept(activations, activations.cache), "activations"
+    identity = fingerprint(kept.spec())
+    there = (activations.store.root / kind / identity).exists()
+    saved = kept.num_tokens * activations.lm.d_model * _itemsize(activations)
+    return [Planned(kind, kind, identity, there, Demand(kept.num_tokens, saved))]
+
+
+def disk(planned: Iterable[Planned]) -> dict[str, int]:
     """Bytes that are to be written, by kind."""
     found: dict[str, int] = {}
-    missing = [each for each in planned if not each.there]
-    for each in missing:
-        found[each.kind] = found.get(each.kind, 0) + each.demand.saved + _SMALL
-    cached = _uncached_bytes(activations)
-    if cached and any(each.demand.tokens and not each.demand.through_model for each in missing):
-        found["activations"] = cached + _SMALL
+    for each in planned:
+        if not each.there:
+            found[each.kind] = found.get(each.kind, 0) + each.demand.saved + _SMALL
     return found
 
 
-def _uncached_bytes(activations: SiteActivations) -> int:
-    """Of activations that are to be kept on disk; 0 where they are there, or need not be."""
-    if activations.cache is None:
-        return 0
-    kept = Kept(activations, activations.cache)
-    there = (activations.store.root / "activations" / fingerprint(kept.spec())).exists()
-    return 0 if there else kept.num_tokens * activations.lm.d_model * _itemsize(activations)
+def peak_disk(planned: Iterable[Planned], activations: SiteActivations) -> int:
+    """Bytes at most at a time: checkpoints of what is trained lie beside all that was made before it."""
+    most, made = 0, 0
+    for each in planned:
+        if not each.there:
+            size, number = _checkpoints(each, activations.cfg)
+            saved = each.demand.saved + _SMALL
+            most = max(most, made + number * size, made + min(number, 2) * size + saved)
+            made += saved
+    return most
+
+
+def _checkpoints(planned: Planned, cfg: DictConfig) -> tuple[int, int]:
+    """Bytes of one, and how many there are while one is written."""
+    demand = planned.demand
+    if not demand.parts or demand.autoencoder is None:
+        return 0, 0
+    moments = 2 * _FLOAT * _trained(demand.autoencoder, demand.parts)
+    size = size_of(demand.autoencoder) + moments + demand.saved  # which is the size of the best weights
+    every = rounded(cfg.checkpoint_every)
+    return size, min(3, demand.tokens // cfg.batch_tokens // every)
 
 
 def _itemsize(activations: SiteActivations) -> int:
@@ -132,23 +170,24 @@ def _itemsize(activations: SiteActivations) -> int:
 
 
 def training_memory(planned: Planned, activations: SiteActivations) -> Memory:
-    """What making something takes."""
+    """What making something takes, of one process."""
     demand, autoencoder = planned.demand, planned.demand.autoencoder
     if planned.there:
         return Memory(0, 0, 0)
-    cfg, d = activations.cfg, activations.lm.d_model
-    read = 0 if demand.through_model else _POOLS * cfg.pool_tokens * d * _itemsize(activations)
-    if demand.solved:
-        return Memory(0, _SOLVED * bytes_of(demand.solved), 0)
+    cfg, d, shares = activations.cfg, activations.lm.d_model, activations.store.ranks.world_size
+    pool = _POOLS * cfg.pool_tokens // shares
+    read = 0 if demand.through_model else pool * d * _itemsize(activations)
     if autoencoder is None:
         return Memory(read, 0, 0)
+    if demand.solved is not None:
+        return Memory(0, _SOLVED * bytes_of(num_features(planned)), 0)
     most = DENSE[activations.lm.device.type]
-    codes = [
+    codes = [  # those of a whole batch, however many share it: validations are read in such pieces
         min(tokens * autoencoder.sae.d_sae, most) * _FLOAT for tokens in (cfg.batch_tokens, SAMPLE_TOKENS)
     ]
     computing = max(codes[0], codes[1] - read)  # a sample is read before anything is trained
     if demand.through_model:
-        computing += _ALIVE * cfg.batch_tokens * d * _FLOAT * len(activations.lm.layers)
+        computing += _ALIVE * cfg.batch_tokens // shares * d * _FLOAT * len(activations.lm.layers)
     return Memory(read, computing, _TRAINED * _FLOAT * _trained(autoencoder, demand.parts))
 
 
@@ -163,7 +202,7 @@ def _trained(autoencoder: Autoencoder, parts: Collection[Part]) -> int:
 def evaluation_memory(
     conditions: list[Condition], blocks: int, rows: int, context: int, num_documents: int, lm: LanguageModel
 ) -> Memory:
-    """What an evaluation takes: logits, and sums by document."""
+    """What an evaluation takes, of one process: logits, and sums by document."""
     token = context * lm.d_vocab * max(_FLOAT, next(lm.model.parameters()).element_size())
     clean, stacked = 2 * blocks * token, max(rows, blocks) * token
     return Memory(0, clean + stacked, 6 * len(conditions) * num_documents * 8)

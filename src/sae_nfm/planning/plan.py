@@ -10,32 +10,28 @@ from rich.table import Column, Table
 
 from sae_nfm.lm.model import DTYPES, LanguageModel
 from sae_nfm.models.least_squares import free_bytes
+from sae_nfm.planning.attribution import line_of_attribution
 from sae_nfm.planning.costs import (
     Memory,
     Model,
     disk,
     evaluation_memory,
+    kept_activations,
     operations,
+    peak_disk,
     resident_bytes,
     training_memory,
 )
+from sae_nfm.planning.line import Line
 from sae_nfm.planning.timing import estimated, measured, speed_of_products
 from sae_nfm.planning.workshop import Planned, PlannedWorkshop
+from sae_nfm.recipes.activations import SiteActivations
 from sae_nfm.recipes.recipe import Demand
 from sae_nfm.settings.values import NotAllowed
 from sae_nfm.stages.evaluate import Evaluate
 from sae_nfm.stages.stage import Stage
 
 _GB = 1e9
-
-
-class Line(NamedTuple):
-    """What making one thing takes."""
-
-    planned: Planned
-    operations: float
-    seconds: float
-    memory: Memory
 
 
 class Plan(NamedTuple):
@@ -47,14 +43,20 @@ class Plan(NamedTuple):
     measurements: int
     disk: dict[str, int]
     """Bytes to be written, by kind of artifact."""
+    peak_disk: int
+    """Bytes at most at a time, with the checkpoints of what is trained."""
     memory: int
-    """Bytes at most, on the device that computes."""
+    """Bytes at most, of one process on its device."""
     device: str
+    processes: int = 1
     speed: float | None = None
     """Operations a second by which time was estimated, where the model has no weights to be run with."""
+    attribution: Line | None = None
+    """Where the study attributes: by its runs through the model, what else it does left out."""
 
     def as_json(self) -> dict[str, Any]:
         """As plain numbers."""
+        attributed = self.attribution
         return {
             "artifacts": {
                 line.planned.name: {
@@ -62,19 +64,21 @@ class Plan(NamedTuple):
                     "fingerprint": line.planned.fingerprint,
                     "there": line.planned.there,
                     "tokens": line.planned.demand.tokens,
-                    "operations": line.operations,
-                    "seconds": line.seconds,
+                    **line.as_json(),
                 }
                 for line in self.lines
             },
             "evaluation": {
                 "positions": self.positions,
                 "measurements": self.measurements,
-                "operations": self.evaluation.operations,
-                "seconds": self.evaluation.seconds,
+                **self.evaluation.as_json(),
             },
+            "attribution": attributed
+            and {"positions": attributed.planned.demand.tokens, **attributed.as_json()},
             "disk": self.disk,
+            "peak_disk": self.peak_disk,
             "memory": self.memory,
+            "processes": self.processes,
             "operations_per_s": self.speed,
         }
 
@@ -88,17 +92,18 @@ def plan_of(stages: Sequence[Stage], workshop: PlannedWorkshop) -> Plan:
     for stage in stages:
         stage.obtain(workshop)
     at = workshop.activations
+    planned = [*kept_activations(workshop.planned, at), *workshop.planned]
     base, model = resident_bytes(at.lm.device), Model.of(at.lm, at.cfg.context)
     layer, speed = at.site.layer, None
     if at.lm.blank:
         base += model.parameters
         speed = speed_of_products(at.lm.device, DTYPES[at.lm.dtype])
-        speeds = estimated(workshop.planned, model, layer, speed)
+        speeds = estimated(planned, model, layer, speed)
     else:
-        speeds = measured(workshop.planned, at)
+        speeds = measured(planned, at)
     lines = [
-        Line(each, operations(each, model, layer), speeds.of(each), training_memory(each, at))
-        for each in workshop.planned
+        Line(each, operations(each, model, at), speeds.of(each, at), training_memory(each, at))
+        for each in planned
     ]
     evaluate = evaluation_of(stages)
     draws = sum(condition.draws for condition in evaluate.conditions)
@@ -108,13 +113,14 @@ def plan_of(stages: Sequence[Stage], workshop: PlannedWorkshop) -> Plan:
     judged = Line(
         Planned("evaluation", "", "", False, Demand(tokens, saved=0)),
         tokens * (model.prefix(layer) + draws * model.suffix(layer)),
-        tokens * (speeds.prefix + draws * speeds.suffix),
+        tokens * (speeds.prefix + draws * speeds.suffix) / at.store.ranks.world_size,
         memory_of_evaluation(evaluate, at.lm),
     )
     memory = base + max(line.memory.total for line in [*lines, judged])
-    written = disk(workshop.planned, at)
-    measurements, device = counted * scored.num_tokens, str(at.lm.device)
-    plan = Plan(lines, judged, scored.num_tokens, measurements, written, memory, device, speed)
+    attributed = line_of_attribution(stages, model, speeds, at)
+    written = (disk(planned), peak_disk(planned, at))
+    measurements, where = counted * scored.num_tokens, (str(at.lm.device), at.store.ranks.world_size)
+    plan = Plan(lines, judged, scored.num_tokens, measurements, *written, memory, *where, speed, attributed)
     if not at.lm.blank:  # which will run on another machine
         _refuse_what_has_no_room(plan, workshop, base)
     return plan
@@ -143,17 +149,23 @@ def memory_of_evaluation(evaluate: Evaluate, lm: LanguageModel) -> Memory:
 
 def _refuse_what_has_no_room(plan: Plan, workshop: PlannedWorkshop, base: int) -> None:
     at, root = workshop.activations, workshop.store.root
-    needed, free = sum(plan.disk.values()), shutil.disk_usage(_there(root)).free
+    needed, free = plan.peak_disk, shutil.disk_usage(_there(root)).free
     if needed > free:
-        largest = max(plan.disk, key=lambda kind: plan.disk[kind])
+        kinds = {**plan.disk, "checkpoints": needed - sum(plan.disk.values())}
+        largest = max(kinds, key=lambda kind: kinds[kind])
         allowed = f"folders on a disk with {needed / _GB:.1f} GB, of which {largest} take most"
         raise NotAllowed("artifacts", root, allowed, f"{free / _GB:.1f} GB are free there")
-    grows, left = plan.memory - base, free_bytes(at.lm.device)
+    grows, left = (plan.memory - base) * _sharing(plan, at), free_bytes(at.lm.device)
     if grows > left:
         worst = max([*plan.lines, plan.evaluation], key=lambda line: line.memory.total).planned.name
         allowed = f"devices with {grows / _GB:.1f} GB more, which {worst} takes"
         because = f"{left / _GB:.1f} GB are free on {plan.device}"
         raise NotAllowed("trainer.accelerator", at.cfg.trainer.accelerator, allowed, because)
+
+
+def _sharing(plan: Plan, at: SiteActivations) -> int:
+    """Processes on one device: on CPUs, all of a machine."""
+    return plan.processes // at.cfg.trainer.num_nodes if plan.device == "cpu" else 1
 
 
 def _there(folder: Path) -> Path:
@@ -170,14 +182,21 @@ def print_plan(plan: Plan) -> None:
         figures = ("", "", "", "") if line.planned.there else _figures(line.planned.demand.tokens, line)
         table.add_row(f"{line.planned.name} ({line.planned.kind}/{line.planned.fingerprint})", made, *figures)
     table.add_row("evaluation", "to do", *_figures(plan.positions, plan.evaluation))
+    after = [plan.evaluation]
+    if plan.attribution is not None:
+        after.append(plan.attribution)
+        figures = _figures(plan.attribution.planned.demand.tokens, plan.attribution)
+        table.add_row("attribution, by its runs through the model", "to do", *figures)
     console = Console()
     console.print(table)
     to_make = [line for line in plan.lines if not line.planned.there]
-    seconds = plan.evaluation.seconds + sum(line.seconds for line in to_make)
+    seconds = sum(line.seconds for line in [*to_make, *after])
     kinds = ", ".join(f"{kind} {_bytes(size)}" for kind, size in plan.disk.items())
     print(f"measurements: {plan.measurements:,}")
     print(f"disk: {_bytes(sum(plan.disk.values()))}{kinds and f' ({kinds})'}, and the run's folder")
-    print(f"memory: {_bytes(plan.memory)} on {plan.device}")
+    print(f"disk at most: {_bytes(plan.peak_disk)}, with the checkpoints of what is trained")
+    each = f", in each of {plan.processes} processes" if plan.processes > 1 else ""
+    print(f"memory: {_bytes(plan.memory)} on {plan.device}{each}")
     print(f"time: {_duration(seconds)}, by {_measured_by(plan)}")
 
 

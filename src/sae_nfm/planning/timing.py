@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import torch
 
 from sae_nfm.models.saes.firing import Firing
-from sae_nfm.planning.costs import Model, of_dictionary
+from sae_nfm.planning.costs import Model, computes_activations, of_dictionary, processes
+from sae_nfm.planning.solving import adding_step, can_be_measured, num_features, of_adding, of_solving
 from sae_nfm.planning.workshop import Planned
 from sae_nfm.recipes.activations import SiteActivations
 from sae_nfm.training.objectives.reconstruction import Reconstruction
@@ -28,14 +29,19 @@ class Speeds(NamedTuple):
     """Of one pass from the site to the divergence."""
     steps: dict[str, float]
     """Of training, or reading, by name of what is made."""
+    solving: dict[str, float]
+    """Seconds, of all tokens together, of least-squares problems."""
 
-    def of(self, planned: Planned) -> float:
+    def of(self, planned: Planned, activations: SiteActivations) -> float:
         """Seconds that making something takes."""
         demand = planned.demand
-        each = self.prefix + self.steps.get(planned.name, 0.0)
+        each = self.steps.get(planned.name, 0.0)
+        if computes_activations(demand, activations):
+            each += self.prefix
         if demand.through_model:
             each += 4 * self.suffix  # clean, spliced, and back
-        return each * demand.tokens
+        seconds = each * demand.tokens + self.solving.get(planned.name, 0.0)
+        return seconds / processes(demand, activations)
 
 
 def measured(planned: list[Planned], activations: SiteActivations) -> Speeds:
@@ -52,7 +58,14 @@ def measured(planned: list[Planned], activations: SiteActivations) -> Speeds:
         if not each.there and each.demand.autoencoder is not None
     }
     reading = _seconds(lambda: lm.prefix(tokens, activations.site))
-    return Speeds(reading / tokens.numel(), suffix / rows.numel(), steps)
+    solving = {}
+    if solved := [each for each in planned if not each.there and num_features(each)]:
+        speed = speed_of_products(lm.device, torch.float64)
+        solving = {each.name: of_solving(each) / speed for each in solved}
+        for each in solved:
+            if not can_be_measured(each, lm.device):
+                steps[each.name] += of_adding(each) / speed
+    return Speeds(reading / tokens.numel(), suffix / rows.numel(), steps, solving)
 
 
 def estimated(planned: list[Planned], model: Model, layer: int, speed: float) -> Speeds:
@@ -64,8 +77,9 @@ def estimated(planned: list[Planned], model: Model, layer: int, speed: float) ->
         layer: of the site.
         speed: operations a second.
     """
-    steps = {each.name: of_dictionary(each) / speed for each in planned}
-    return Speeds(model.prefix(layer) / speed, model.suffix(layer) / speed, steps)
+    steps = {each.name: (of_dictionary(each) + of_adding(each)) / speed for each in planned}
+    solving = {each.name: of_solving(each) / speed for each in planned}
+    return Speeds(model.prefix(layer) / speed, model.suffix(layer) / speed, steps, solving)
 
 
 def speed_of_products(device: torch.device, dtype: torch.dtype) -> float:
@@ -75,12 +89,14 @@ def speed_of_products(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def _step(planned: Planned, x: torch.Tensor, device: torch.device) -> Callable[[], Any]:
-    """A training step, or a look at the codes where nothing is trained."""
+    """A training step, or a look at the codes where nothing is trained, and what is solved on them."""
     demand, autoencoder = planned.demand, planned.demand.autoencoder
     assert autoencoder is not None
     autoencoder = autoencoder.to(device)
     train_only(autoencoder, demand.parts)
     trained = [parameter for parameter in autoencoder.parameters() if parameter.requires_grad]
+    if can_be_measured(planned, device):
+        return adding_step(planned, x, device)
     if not trained:
         return lambda: autoencoder.explain(x)
     optimizer = torch.optim.Adam(trained, lr=0.0, fused=True)

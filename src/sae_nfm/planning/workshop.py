@@ -38,6 +38,8 @@ class PlannedWorkshop(Workshop):
     """
 
     planned: list[Planned]
+    _of_seed = ""
+    """What tells names of another seed's things from the study's own."""
 
     @classmethod
     def of(cls, workshop: Workshop) -> "PlannedWorkshop":
@@ -49,7 +51,7 @@ class PlannedWorkshop(Workshop):
     def reseeded(self, seed: int) -> Workshop:
         """As of every workshop; what the other is asked for is remembered here."""
         other = PlannedWorkshop.of(super().reseeded(seed))
-        other.planned = self.planned
+        other.planned, other._of_seed = self.planned, f", seed {seed}"
         return other
 
     def obtain(self, name: str, recipe: StudyRecipe[T]) -> T:
@@ -58,7 +60,8 @@ class PlannedWorkshop(Workshop):
         folder = self.store.root / recipe.kind / identity
         there = folder.exists()
         if (recipe.kind, identity) not in {(each.kind, each.fingerprint) for each in self.planned}:
-            self.planned.append(Planned(name, recipe.kind, identity, there, recipe.demand()))
+            named = name + self._of_seed
+            self.planned.append(Planned(named, recipe.kind, identity, there, recipe.demand()))
         self.artifacts[name] = {"kind": recipe.kind, "fingerprint": identity, "path": str(folder)}
         self.metrics[name] = read_metrics(folder) if there else {}
         return recipe.load(folder) if there else recipe.blank()

@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from sae_nfm.models.autoencoder import Autoencoder
+from sae_nfm.models.residuals.linear import LinearControl
 from sae_nfm.recipes.activations import SiteActivations
 from sae_nfm.training.parts import Part
 
@@ -20,7 +21,7 @@ class Demand:
         autoencoder: of the shapes of what is trained, or read; None where there is none.
         parts: of it that are trained.
         through_model: whether every token goes on to the model's predictions, and back.
-        solved: features of a least-squares problem; 0 where none is solved.
+        solved: what a least-squares problem is solved for, built; None where none is.
     """
 
     tokens: int
@@ -28,7 +29,12 @@ class Demand:
     autoencoder: Autoencoder | None = None
     parts: frozenset[Part] = frozenset()
     through_model: bool = False
-    solved: int = 0
+    solved: LinearControl | None = None
+
+    @property
+    def reads_kept(self) -> bool:
+        """Whether it reads the activations that a study may keep on disk; others are computed each time."""
+        return not self.through_model and (bool(self.parts) or self.solved is not None)
 
 
 def size_of(module: nn.Module) -> int:

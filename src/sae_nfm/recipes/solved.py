@@ -45,10 +45,8 @@ class SolvedLinear(OnAnSAE):
 
     def demand(self) -> Demand:
         """Tokens are read, and a system of equations is solved."""
-        sae = self.on.autoencoder.sae
-        features = self.control.num_features(sae.d_in, sae.d_sae)
         saved = size_of(self.control)
-        return Demand(self.num_tokens, saved, self.on.autoencoder, solved=features)
+        return Demand(self.num_tokens, saved, self.on.autoencoder, solved=self.control)
 
     def load(self, folder: Path) -> LinearControl:
         """The solved control."""

@@ -100,8 +100,13 @@ LOOK_EVERY = 50
 
 def training_callbacks(stage: str, checkpoints: Path, checkpoint_every: int) -> list[Callback]:
     """Checkpoints for resuming, the guard against a broken loss, and the line on the terminal."""
-    every = max(LOOK_EVERY, checkpoint_every // LOOK_EVERY * LOOK_EVERY)
+    every = rounded(checkpoint_every)
     return [StopOnNonFinite(LOOK_EVERY, checkpoints), Checkpoints(checkpoints, every), TrainingLine(stage)]
+
+
+def rounded(checkpoint_every: int) -> int:
+    """Steps between checkpoints: each comes with a look at the loss."""
+    return max(LOOK_EVERY, checkpoint_every // LOOK_EVERY * LOOK_EVERY)
 
 
 class _Line(ProgressBar):

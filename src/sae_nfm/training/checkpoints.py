@@ -2,6 +2,9 @@
 
 import json
 import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +43,8 @@ class Checkpoints(Callback):
             return
         partial = self.folder / f".{LAST}"
         try:
-            trainer.save_checkpoint(partial, weights_only=False)
+            with _temporary_files_in(self.folder):
+                trainer.save_checkpoint(partial, weights_only=False)
             if trainer.is_global_zero:
                 self._publish(partial)
         except OSError as error:
@@ -64,6 +68,8 @@ class Checkpoints(Callback):
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint that is as it was written; those that are damaged are told of and deleted."""
+    for cut_off in folder.glob(f"{tempfile.gettempprefix()}*"):
+        cut_off.unlink()
     hashes = _hashes(folder)
     for path in (folder / LAST, folder / BEFORE):
         if not path.exists():
@@ -76,6 +82,16 @@ def newest_checkpoint(folder: Path) -> Path | None:
         log.warning("%s is damaged, its hash is not the one that was written: it is deleted", path)
         path.unlink()
     return None
+
+
+@contextmanager
+def _temporary_files_in(folder: Path) -> Iterator[None]:
+    """Let what Lightning writes under another name first lie where it is kept, and not in `$TMPDIR`."""
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 def _hashes(folder: Path) -> list[str]:
