@@ -18,6 +18,7 @@ from sae_nfm import config
 from sae_nfm.__main__ import CONFIG_DIR
 from sae_nfm.config import register
 from sae_nfm.launch.reported import report
+from sae_nfm.recipes.activations import check_model
 from sae_nfm.store.company import ALONE
 from sae_nfm.store.store import Store
 from sae_nfm.training.checkpoints import BEFORE, LAST
@@ -50,7 +51,7 @@ def test_a_model_that_gives_nan_is_known_by_one_block(tmp_path, corpus_file, wei
     with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
         activations = config.activations(compose("study", settings), Store(tmp_path / "artifacts"), "cpu")
     with pytest.raises(ValueError, match=named) as error:
-        activations.check_model()
+        check_model(activations)
     assert f"lm.path={folder}" in str(error.value)
     assert f"because its weight {weight} is not finite" in str(error.value)
 
@@ -61,7 +62,7 @@ def test_a_model_whose_layers_read_the_tokens_is_refused(tmp_path, corpus_file):
     register()
     with initialize_config_dir(CONFIG_DIR, version_base="1.3"):
         activations = config.activations(compose("study", settings), Store(tmp_path / "artifacts"), "cpu")
-    activations.check_model()
+    check_model(activations)
     model, seen = activations.lm.model, {}
     model.register_forward_pre_hook(lambda module, args: seen.update(tokens=args[0]))
 
@@ -73,7 +74,7 @@ def test_a_model_whose_layers_read_the_tokens_is_refused(tmp_path, corpus_file):
     with pytest.raises(
         ValueError, match=r"lm\.path=.*run on from blocks\.1\.hook_resid_post, GPT2LMHeadModel"
     ):
-        activations.check_model()
+        check_model(activations)
 
 
 def test_a_study_of_a_model_that_gives_nan_trains_nothing(tmp_path, corpus_file):

@@ -16,6 +16,7 @@ from sae_nfm.launch.jobs import PLAN
 from sae_nfm.launch.reported import report
 from sae_nfm.planning.plan import plan_of, print_plan
 from sae_nfm.planning.workshop import PlannedWorkshop
+from sae_nfm.recipes.activations import check_model
 from sae_nfm.settings.schema import plain
 from sae_nfm.store.company import ALONE, Company
 from sae_nfm.store.files import write_atomically
@@ -60,7 +61,7 @@ class Study:
         Returns:
             What `result.json` holds; with `plan=true` what `plan.json` holds.
         """
-        started = time.perf_counter()
+        started = time.perf_counter() - self._seconds
         seed_everything(self.cfg.seed, verbose=False)  # others may have been prepared since
         if self.cfg.plan:
             plan = plan_of(self.stages, PlannedWorkshop.of(self.workshop))
@@ -68,13 +69,12 @@ class Study:
                 write_atomically(self.folder / PLAN, json.dumps(plan.as_json(), indent=1))
                 print_plan(plan)
             return plan.as_json()
-        self.ranks.from_first(self.workshop.activations.check_model)
+        self.ranks.from_first(lambda: check_model(self.workshop.activations))
         found = record.header(self.cfg, self.origin, self.workshop.activations.lm)
         for number, stage in enumerate(self.stages, 1):
             with progress.stage(number, len(self.stages), stage.name):
                 found = record.merged(found, stage.run(self.workshop))
-        seconds = self._seconds + time.perf_counter() - started
-        found = record.merged(found, record.footer(self.cfg, self.workshop, seconds))
+        found = record.merged(found, record.footer(self.cfg, self.workshop, time.perf_counter() - started))
         if self.ranks.is_first:
             report(found, self.folder, self.tracker, self.company)
         return found

@@ -84,21 +84,6 @@ class SiteActivations:
         how = (self.corpus, self.cache, self.pool, self.company)
         return SiteActivations(cfg, self.store, self.lm, self.site, *how)
 
-    def check_model(self) -> None:
-        """Look at one block before hours are spent.
-
-        Raises:
-            NotAllowed: NaN or infinity is in it, or the model cut at the site is not the whole one.
-        """
-        tokens = self.splits.test.tokens([0])
-        prefix = self.lm.prefix(tokens, self.site)
-        logits = self.lm.suffix(prefix.activation, prefix.resid, self.site)
-        self.lm.check_finite(logits, f"its logits, after activations at {self.site.name} that are finite,")
-        if not are_close(logits, self.lm.logits(tokens)):
-            because = f"run on from {self.site.name}, {type(self.lm.model).__name__} gives other logits"
-            allowed = "models whose layers read the residual stream, and nothing else of the tokens"
-            raise NotAllowed("lm.path", self.lm.path, allowed, because)
-
     def spec(self) -> dict[str, Any]:
         """What determines the activations, and the order they come in."""
         cfg = self.cfg
@@ -155,6 +140,22 @@ class SiteActivations:
 
     def _stream(self, split: TokenBlocks, seed: int) -> ActivationStream:
         return ActivationStream(self.lm, self.site, split, self.cfg.lm_batch, seed, self.company)
+
+
+def check_model(at: SiteActivations) -> None:
+    """Look at one block before hours are spent.
+
+    Raises:
+        NotAllowed: NaN or infinity is in it, or the model cut at the site is not the whole one.
+    """
+    tokens = at.splits.test.tokens([0])
+    prefix = at.lm.prefix(tokens, at.site)
+    logits = at.lm.suffix(prefix.activation, prefix.resid, at.site)
+    at.lm.check_finite(logits, f"its logits, after activations at {at.site.name} that are finite,")
+    if not are_close(logits, at.lm.logits(tokens)):
+        because = f"run on from {at.site.name}, {type(at.lm.model).__name__} gives other logits"
+        allowed = "models whose layers read the residual stream, and nothing else of the tokens"
+        raise NotAllowed("lm.path", at.lm.path, allowed, because)
 
 
 class Kept:
