@@ -11,6 +11,7 @@ from sae_nfm.interop.loading import load
 from sae_nfm.interop.published import Claims
 from sae_nfm.lm.model import Site
 from sae_nfm.measures.quality import DictionaryQuality
+from sae_nfm.models.saes.base import keep_row_norms_
 from sae_nfm.settings.values import NotAllowed
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -74,7 +75,7 @@ def test_a_step_of_no_length_leaves_what_it_reconstructs(name):
     autoencoder = load(folder_of(name)).autoencoder
     sae, x = autoencoder.sae, X[:256]
     expected, rows = autoencoder(x).sae, sae.W_dec.clone()
-    sae.keep_row_norms_()
+    keep_row_norms_(sae)
     sae.W_dec.grad = rows.clone()
     sae.before_step_()
     assert float(sae.W_dec.grad.norm()) < 1e-2 * float(rows.norm())  # all of it was along the rows

@@ -99,9 +99,8 @@ class EvaluationTask(LightningModule):
         """Put the model where the trainer computes, and start the clock."""
         self.lm.to(self.device)
         if self.settings.save_tokens is not None:
-            names = [condition.name for condition in self.conditions]
-            ranks = (self.trainer.global_rank, self.trainer.world_size)
-            self.export = TokenExport(self.settings.save_tokens, names, *ranks)
+            names, of = [condition.name for condition in self.conditions], self.scored
+            self.export = TokenExport(self.settings.save_tokens, names, of.rank, of.world_size)
         rows = self.settings.rows_on(self.device)
         partly = self.scored.single is not None
         self.splicing = Splicing(self.lm, self.site, self.conditions, self.by_name, rows, partly)

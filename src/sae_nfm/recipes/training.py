@@ -10,6 +10,7 @@ from torch import Tensor
 from sae_nfm.models.autoencoder import Autoencoder
 from sae_nfm.models.residuals.base import ResidualModel
 from sae_nfm.models.residuals.linear import DecoderRefit, OutputBias
+from sae_nfm.models.saes.base import keep_row_norms_
 from sae_nfm.recipes.course import OWN, Candidate, Step
 from sae_nfm.recipes.residual import TrainedResidual, determining
 from sae_nfm.recipes.tuned import Beginning, TunedParts
@@ -147,7 +148,7 @@ def _further(candidate: Candidate, workshop: Workshop) -> Beginning:
     spec = {"sae": candidate.foundation.fingerprint, "nfm": candidate.nfm_fingerprint}
 
     def start(autoencoder: Autoencoder, x: Tensor) -> None:
-        autoencoder.sae.keep_row_norms_()
+        keep_row_norms_(autoencoder.sae)
         if not hasattr(autoencoder.sae, "k"):  # such families would move L0 to where it once was to be
             codes = autoencoder.explain(x).codes
             autoencoder.sae.l0 = float((codes.values > 0).sum() / len(x))

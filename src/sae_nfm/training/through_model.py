@@ -128,7 +128,8 @@ class ThroughModel:
             return torch.cat(values), None
         reached, felt = [spliced.final, spliced.streams], [of_final, of_streams]
         number = 2 if len(spliced.streams) else 1
-        return torch.cat(values), torch.autograd.grad(reached[:number], leaf, felt[:number])[0]
+        with as_it_is(leaf.device):
+            return torch.cat(values), torch.autograd.grad(reached[:number], leaf, felt[:number])[0]
 
     def _pieces(self, scored: Bool[Tensor, "block pos"]) -> Iterator[tuple[Tensor, Tensor]]:
         budget = _CPU_ELEMENTS if scored.device.type == "cpu" else _GPU_ELEMENTS
@@ -153,9 +154,9 @@ class ThroughModel:
             seen = self._seen(final, streams)
             values = self.objective.per_token(of_clean or seen, seen, targets)
             total = values.sum()
-        if not with_gradient:
-            return values, ()
-        return values.detach(), torch.autograd.grad(total, (final, streams), materialize_grads=True)
+            if not with_gradient:
+                return values, ()
+            return values.detach(), torch.autograd.grad(total, (final, streams), materialize_grads=True)
 
     def _seen(self, final: Tensor, streams: Tensor) -> Seen:
         return Seen(self.passage.logits(final), streams)

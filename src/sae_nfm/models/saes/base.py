@@ -134,16 +134,6 @@ class SparseAutoencoder(nn.Module):
         """W_enc (x − b_dec) + b_enc, of all latents or of those chosen: what decides which are active."""
         return torch.addmm(self.b_enc[latents], self.centred(x), self.W_enc_rows[latents].t())
 
-    def active_above(self, x: Float[Tensor, "token d_in"], l0: float) -> Float[Tensor, ""]:
-        """The value that so many pre-activations per token are above, on average."""
-        number = min(len(x) * self.d_sae, max(1, round(l0 * len(x))))
-        largest = x.new_empty(0)
-        for part in x.split(max(1, _ELEMENTS // self.d_sae)):
-            pre = self.pre_activations(part).flatten()
-            found = torch.cat([largest, pre if len(largest) < number else pre[pre > largest.min()]])
-            largest = found.topk(min(number, len(found)), sorted=False).values
-        return largest.min()
-
     def centred(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_in"]:
         """What the encoder multiplies."""
         return x - self.b_dec if self.subtracts_b_dec else x
@@ -154,12 +144,6 @@ class SparseAutoencoder(nn.Module):
             self.b_dec.copy_(geometric_median(sample))
         elif self.b_dec_init == "mean":
             self.b_dec.copy_(sample.mean(0))
-
-    @torch.no_grad()
-    def keep_row_norms_(self) -> None:
-        """Have every decoder row keep its norm, where that is not 1, as of SAEs trained elsewhere."""
-        norms = self.W_dec.norm(dim=1, keepdim=True)
-        self.row_norms = None if torch.allclose(norms, torch.ones_like(norms), atol=1e-3) else norms
 
     @torch.no_grad()
     def normalize_decoder_(self) -> None:
@@ -176,6 +160,24 @@ class SparseAutoencoder(nn.Module):
             if self.row_norms is not None:
                 along /= self.row_norms.pow(2).clamp_min(1e-24)
             self.W_dec.grad.addcmul_(along, self.W_dec, value=-1)
+
+
+def active_above(sae: SparseAutoencoder, x: Float[Tensor, "token d_in"], l0: float) -> Float[Tensor, ""]:
+    """The value that so many pre-activations per token are above, on average."""
+    number = min(len(x) * sae.d_sae, max(1, round(l0 * len(x))))
+    largest = x.new_empty(0)
+    for part in x.split(max(1, _ELEMENTS // sae.d_sae)):
+        pre = sae.pre_activations(part).flatten()
+        found = torch.cat([largest, pre if len(largest) < number else pre[pre > largest.min()]])
+        largest = found.topk(min(number, len(found)), sorted=False).values
+    return largest.min()
+
+
+@torch.no_grad()
+def keep_row_norms_(sae: SparseAutoencoder) -> None:
+    """Have every decoder row keep its norm, where that is not 1, as of SAEs trained elsewhere."""
+    norms = sae.W_dec.norm(dim=1, keepdim=True)
+    sae.row_norms = None if torch.allclose(norms, torch.ones_like(norms), atol=1e-3) else norms
 
 
 def variance(x: Float[Tensor, "token d_in"]) -> Float[Tensor, ""]:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from sae_nfm.models.entries import Entries, encode_largest, sums
 from sae_nfm.models.saes.auxk import auxk_terms
-from sae_nfm.models.saes.base import Attempt, Centre, SparseAutoencoder
+from sae_nfm.models.saes.base import Attempt, Centre, SparseAutoencoder, active_above
 from sae_nfm.models.saes.firing import Firing
 from sae_nfm.settings.values import Count, NonNegative, NotAllowed, checked
 
@@ -83,7 +83,7 @@ class BatchTopKSAE(SparseAutoencoder):
     @torch.no_grad()
     def start_sparse_(self, sample: Float[Tensor, "token d_in"]) -> None:
         """Put θ below the k·B largest of the sample."""
-        self.threshold.copy_(self.active_above(sample, self.k).clamp_min(0))
+        self.threshold.copy_(active_above(self, sample, self.k).clamp_min(0))
 
     def before_step_(self) -> None:
         """Keep the decoder's gradient orthogonal to its rows."""

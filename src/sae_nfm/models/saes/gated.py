@@ -5,7 +5,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from sae_nfm.models.entries import encode_above, sums
-from sae_nfm.models.saes.base import ALL, Attempt, Centre, SparseAutoencoder, variance
+from sae_nfm.models.saes.base import ALL, Attempt, Centre, SparseAutoencoder, active_above, variance
 from sae_nfm.models.saes.firing import Firing
 from sae_nfm.models.saes.penalty import l1_term, lift_terms
 from sae_nfm.settings.values import Count, NonNegative, Positive, checked
@@ -78,7 +78,7 @@ class GatedSAE(SparseAutoencoder):
     @torch.no_grad()
     def start_sparse_(self, sample: Float[Tensor, "token d_in"]) -> None:
         """Lower the gates' biases."""
-        self.b_gate.sub_(self.active_above(sample, self.l0))
+        self.b_gate.sub_(active_above(self, sample, self.l0))
 
     def before_step_(self) -> None:
         """Keep the decoder's gradient orthogonal to its rows."""
@@ -92,4 +92,5 @@ class GatedSAE(SparseAutoencoder):
         never be active, and nothing would change that.
         """
         self.normalize_decoder_()
-        self.b_mag.copy_(torch.maximum(self.b_mag, self.r_mag.exp() * self.b_gate))
+        if self.row_norms is None:  # one that was trained elsewhere has what it has
+            self.b_mag.copy_(torch.maximum(self.b_mag, self.r_mag.exp() * self.b_gate))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sae_nfm.models.entries import Entries, encode_above, sums, totals
 from sae_nfm.models.saes.auxk import auxk_terms
-from sae_nfm.models.saes.base import Attempt, Centre, SparseAutoencoder
+from sae_nfm.models.saes.base import Attempt, Centre, SparseAutoencoder, active_above
 from sae_nfm.models.saes.firing import Firing
 from sae_nfm.settings.values import Count, NonNegative, Positive, checked
 
@@ -70,7 +70,7 @@ class JumpReLUSAE(SparseAutoencoder):
     @torch.no_grad()
     def start_sparse_(self, sample: Float[Tensor, "token d_in"]) -> None:
         """Start all θ at the same value."""
-        self.threshold.copy_(self.active_above(sample, self.l0).expand(self.d_sae))
+        self.threshold.copy_(active_above(self, sample, self.l0).expand(self.d_sae))
 
     def before_step_(self) -> None:
         """Keep the decoder's gradient orthogonal to its rows."""

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_nfm.models.entries import encode_above, sums
-from sae_nfm.models.saes.base import Attempt, Centre, SparseAutoencoder
+from sae_nfm.models.saes.base import Attempt, Centre, SparseAutoencoder, active_above
 from sae_nfm.models.saes.firing import Firing
 from sae_nfm.models.saes.penalty import l1_term, lift_terms
 from sae_nfm.settings.values import Count, NonNegative, Positive, checked
@@ -58,7 +58,7 @@ class ReLUSAE(SparseAutoencoder):
     @torch.no_grad()
     def start_sparse_(self, sample: Float[Tensor, "token d_in"]) -> None:
         """Lower the biases."""
-        self.b_enc.sub_(self.active_above(sample, self.l0))
+        self.b_enc.sub_(active_above(self, sample, self.l0))
 
     def before_step_(self) -> None:
         """Keep the decoder's gradient orthogonal to its rows."""
