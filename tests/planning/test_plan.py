@@ -143,10 +143,11 @@ def test_a_model_of_shapes_takes_no_memory_but_says_what_it_would(tmp_path):
 NAMES = {"sae": frozenset({"sae"}), "surroundings": frozenset()}
 
 
-def at(cache=None, world_size=1):
+def at(cache=None, kept=None, world_size=1):
     """Activations of a tiny site, as far as a plan looks at them."""
     return SimpleNamespace(
-        cache=cache, site=SimpleNamespace(layer=0), lm=SimpleNamespace(d_model=8, dtype="float32"),
+        cache=cache, kept=kept, site=SimpleNamespace(layer=0),
+        lm=SimpleNamespace(d_model=8, dtype="float32"),
         store=SimpleNamespace(root=Path("nowhere"), ranks=SimpleNamespace(world_size=world_size)),
     )  # fmt: skip
 
@@ -156,11 +157,10 @@ def wanted(name, tokens=100, there=False):
     return Planned(name, name, "0", there, Demand(tokens, 1, parts=NAMES[name]))
 
 
-def test_activations_that_are_kept_are_computed_once(monkeypatch):
+def test_activations_that_are_kept_are_computed_once():
     speeds, model = Speeds(prefix=2.0, suffix=0.0, steps={"sae": 0.5}, solving={}), Model([3.0, 4.0], 0.0, 0)
     kept = SimpleNamespace(num_tokens=70, spec=lambda: {"of": "a site"})
-    monkeypatch.setattr(costs, "Kept", lambda *of: kept)
-    cached = at(cache=SimpleNamespace(dtype=torch.bfloat16))
+    cached = at(cache=SimpleNamespace(dtype=torch.bfloat16), kept=kept)
     sae, surroundings = wanted("sae"), wanted("surroundings")
     (written,) = costs.kept_activations([surroundings, sae], cached)
     assert written.demand.saved == 70 * 8 * 2

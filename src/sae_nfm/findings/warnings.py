@@ -31,8 +31,8 @@ def warnings(found: Mapping[str, Any], curves: Mapping[str, Any], asked: int, dt
     }
     each = [
         _few_documents(found["documents"], asked),
-        _few_tokens(spliced, asked),
-        _noise(found["noise_floor"], spliced, dtype),
+        _few_tokens(spliced, asked) if spliced else None,
+        _noise(found["noise_floor"], spliced, dtype) if spliced else None,
         _interactions_that_harm(found["marginal_interaction"]),
         *(_not_flat(name, curve) for name, curve in curves.items()),
     ]
@@ -80,8 +80,6 @@ def _few_documents(documents: int, asked: int) -> str | None:
 
 def _few_tokens(spliced: Mapping[str, Any], asked: int) -> str | None:
     """That the first condition's mean is not known well."""
-    if not spliced:
-        return None
     name, kl = next(iter(spliced.items()))
     half = (kl["ci95"][1] - kl["ci95"][0]) / 2
     if not half > WIDE * kl["mean"]:
@@ -93,8 +91,6 @@ def _few_tokens(spliced: Mapping[str, Any], asked: int) -> str | None:
 
 def _noise(floor: float | None, spliced: Mapping[str, Any], dtype: str) -> str | None:
     """That rounding alone is a noticeable part of the smallest KL."""
-    if not spliced:
-        return None
     smallest = min(spliced, key=lambda name: spliced[name]["mean"])
     kl = spliced[smallest]["mean"]
     if floor is None or abs(floor) <= NOISY * kl:

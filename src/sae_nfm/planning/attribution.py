@@ -34,10 +34,10 @@ def line_of_attribution(
     scored, layer, runs = stage.scored, activations.site.layer, runs_of(stage)
     blocks = len(stage.halves.choosing) + len(stage.halves.verifying)
     positions, context = round(scored.num_tokens * blocks / scored.num_blocks), scored.blocks.context
-    back = 2 * runs.there_and_back  # weights are frozen
-    operations = runs.prefix * model.prefix(layer) + (runs.suffix + back) * model.suffix(layer)
-    back = 3 * runs.there_and_back
-    seconds = runs.prefix * speeds.prefix + (runs.suffix + back) * speeds.suffix
+    computed = runs.suffix + 2 * runs.there_and_back  # weights are frozen, and have no gradients
+    operations = runs.prefix * model.prefix(layer) + computed * model.suffix(layer)
+    timed = runs.suffix + 3 * runs.there_and_back
+    seconds = runs.prefix * speeds.prefix + timed * speeds.suffix
     return Line(
         Planned("attribution", "", "", False, Demand(positions, saved=0)),
         context * operations,

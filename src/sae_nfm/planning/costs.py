@@ -16,7 +16,7 @@ from sae_nfm.models.codes import DENSE
 from sae_nfm.models.least_squares import bytes_of
 from sae_nfm.planning.solving import num_features, of_adding, of_solving
 from sae_nfm.planning.workshop import Planned
-from sae_nfm.recipes.activations import SAMPLE_TOKENS, Kept, SiteActivations
+from sae_nfm.recipes.activations import SAMPLE_TOKENS, SiteActivations
 from sae_nfm.recipes.recipe import Demand, size_of
 from sae_nfm.store.store import fingerprint
 from sae_nfm.training.callbacks import rounded
@@ -122,9 +122,9 @@ def processes(demand: Demand, activations: SiteActivations) -> int:
 
 def kept_activations(planned: Iterable[Planned], activations: SiteActivations) -> list[Planned]:
     """Those on disk, which are written before the first thing that reads them is made; none where none is."""
-    if activations.cache is None or all(each.there or not each.demand.reads_kept for each in planned):
+    kept, kind = activations.kept, "activations"
+    if kept is None or all(each.there or not each.demand.reads_kept for each in planned):
         return []
-    kept, kind = Kept(activations, activations.cache), "activations"
     identity = fingerprint(kept.spec())
     there = (activations.store.root / kind / identity).exists()
     saved = kept.num_tokens * activations.lm.d_model * _itemsize(activations)

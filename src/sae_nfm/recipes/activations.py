@@ -97,7 +97,12 @@ class SiteActivations:
     def training_spec(self) -> dict[str, Any]:
         """The same, how they are kept until they are trained on, and how many: these are permuted."""
         spec = self.spec() | {"activations": plain(self.cfg.activations)}
-        return spec if self.cache is None else spec | {"num_tokens": Kept(self, self.cache).num_tokens}
+        return spec if self.kept is None else spec | {"num_tokens": self.kept.num_tokens}
+
+    @cached_property
+    def kept(self) -> "Kept | None":
+        """The training activations on disk; None where they are computed anew."""
+        return None if self.cache is None else Kept(self, self.cache)
 
     def about(self) -> dict[str, Any]:
         """Model, site and text, in the words of the configuration."""
@@ -136,7 +141,7 @@ class SiteActivations:
     @cached_property
     def _training(self) -> ActivationSequence:
         """The training activations, from disk where they are cached: the cache is hashed once a study."""
-        return self.stream() if self.cache is None else Kept(self, self.cache).sequence()
+        return self.stream() if self.kept is None else self.kept.sequence()
 
     def _stream(self, split: TokenBlocks, seed: int) -> ActivationStream:
         return ActivationStream(self.lm, self.site, split, self.cfg.lm_batch, seed, self.company)

@@ -76,14 +76,15 @@ class ThroughModel:
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "token d_model"]]:
         """The sum, and its gradient or zeros."""
         gradient, start = torch.zeros_like(replacement), 0
-        total = torch.zeros(
-            (), dtype=torch.promote_types(replacement.dtype, torch.float32), device=batch.x.device
-        )
+        wide = torch.promote_types(replacement.dtype, torch.float32)
+        total = torch.zeros((), dtype=wide, device=batch.x.device)
         for first in range(0, len(batch.x), self.blocks_at_once):
             few = SiteBatch(*(part[first : first + self.blocks_at_once] for part in batch))
             stop = start + int(few.scored.sum())
-            values, of_part = self.by_token(replacement[start:stop], few, self.clean(few), with_gradient)
-            total += values.sum()
+            clean = self.clean(few)
+            with as_it_is(batch.x.device):  # objective and gradient too
+                values, of_part = self.by_token(replacement[start:stop], few, clean, with_gradient)
+                total += values.sum()
             if of_part is not None:
                 gradient[start:stop] = of_part
             start = stop
@@ -128,8 +129,7 @@ class ThroughModel:
             return torch.cat(values), None
         reached, felt = [spliced.final, spliced.streams], [of_final, of_streams]
         number = 2 if len(spliced.streams) else 1
-        with as_it_is(leaf.device):
-            return torch.cat(values), torch.autograd.grad(reached[:number], leaf, felt[:number])[0]
+        return torch.cat(values), torch.autograd.grad(reached[:number], leaf, felt[:number])[0]
 
     def _pieces(self, scored: Bool[Tensor, "block pos"]) -> Iterator[tuple[Tensor, Tensor]]:
         budget = _CPU_ELEMENTS if scored.device.type == "cpu" else _GPU_ELEMENTS
@@ -150,13 +150,13 @@ class ThroughModel:
         streams = spliced.streams[:, at[0], at[1]].detach().requires_grad_(with_gradient)
         with torch.no_grad():
             of_clean = None if clean is None else self._seen(clean.final[at], clean.streams[:, at[0], at[1]])
-        with torch.set_grad_enabled(with_gradient), as_it_is(final.device):
+        with torch.set_grad_enabled(with_gradient):
             seen = self._seen(final, streams)
             values = self.objective.per_token(of_clean or seen, seen, targets)
             total = values.sum()
-            if not with_gradient:
-                return values, ()
-            return values.detach(), torch.autograd.grad(total, (final, streams), materialize_grads=True)
+        if not with_gradient:
+            return values, ()
+        return values.detach(), torch.autograd.grad(total, (final, streams), materialize_grads=True)
 
     def _seen(self, final: Tensor, streams: Tensor) -> Seen:
         return Seen(self.passage.logits(final), streams)
