@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Mapping
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torchmetrics import MeanMetric
 
@@ -67,12 +67,9 @@ class BehaviourTask(SAETask):
 
     def training_step(self, batch: Int64[Tensor, "block pos"], batch_idx: int) -> Tensor:
         """One step on blocks of tokens."""
-        blocks = self._at_the_site(batch)
-        x = blocks.x[blocks.scored].to(self.autoencoder.normalizer.scale.dtype)
+        blocks, x = self.at_the_site(batch)
         made = make(self.autoencoder, x, self.parts, self.firing)
         replacement, clean = made.units.inverse(made.reconstruction), made.units.inverse(made.target)
-        if self.autoencoder.plant is not None:
-            blocks = _planted(blocks, clean)
         share = self._share(len(x))
         loss = share * self.through(replacement, blocks)
         if self.behaviour.adds_reconstruction:
@@ -85,12 +82,28 @@ class BehaviourTask(SAETask):
 
     def validation_step(self, batch: Int64[Tensor, "block pos"], batch_idx: int) -> None:
         """Add blocks of held-out documents to the sums, as they are at inference."""
-        blocks = self._at_the_site(batch)
-        parts = self.autoencoder(blocks.x[blocks.scored].to(self.autoencoder.normalizer.scale.dtype))
+        blocks, x = self.at_the_site(batch)
+        parts = self.autoencoder(x)
         self.quality.update(parts)
-        if self.autoencoder.plant is not None:
-            blocks = _planted(blocks, parts.x)
         self.loss.update(self.through(parts.whole, blocks) / len(parts.x), len(parts.x))
+
+    @torch.no_grad()
+    def at_the_site(
+        self, tokens: Int64[Tensor, "block pos"]
+    ) -> tuple[SiteBatch, Float[Tensor, "token d_model"]]:
+        """Blocks at the site, and what the dictionary reads of their scored tokens.
+
+        Where something is planted, it stands at every position of the blocks, as in the evaluation.
+        """
+        self.through.place = self.global_step * tokens.numel()
+        company, what = self.through.company, ("prefix", self.passage.identity)
+        prefix = company.once_of(what, tokens, lambda: self.passage.prefix(tokens), self.through.place)
+        scored, x, dtype = self.counted(tokens), prefix.activation, self.autoencoder.normalizer.scale.dtype
+        read = x[scored].to(dtype)
+        if self.autoencoder.plant is not None:
+            explained = self.autoencoder.explain(x.to(dtype))
+            x = explained.units.inverse(explained.target)
+        return SiteBatch(x, prefix.resid, tokens, scored), read
 
     def on_validation_epoch_end(self) -> None:
         """Log the objective, in its units, beside how good the reconstructions are."""
@@ -102,12 +115,6 @@ class BehaviourTask(SAETask):
         """The lower the objective the better; more active latents than asked for count against it."""
         return -float(figures[f"validation/{self.watched}"]) - self.excess(figures)
 
-    def _at_the_site(self, tokens: Int64[Tensor, "block pos"]) -> SiteBatch:
-        self.through.place = self.global_step * tokens.numel()
-        company, what = self.through.company, ("prefix", self.passage.identity)
-        prefix = company.once_of(what, tokens, lambda: self.passage.prefix(tokens), self.through.place)
-        return SiteBatch(prefix.activation, prefix.resid, tokens, self.counted(tokens))
-
     def _share(self, num_tokens: int) -> float:
         """What makes a sum over this process's tokens its part of the mean over those of all."""
         number = torch.tensor(float(num_tokens), device=self.device)
@@ -116,8 +123,3 @@ class BehaviourTask(SAETask):
     def _over_processes(self, value: Tensor, how: str = "mean") -> Tensor:
         value = value.detach().clone()
         return self.trainer.strategy.reduce(value, reduce_op=how) if self.trainer.world_size > 1 else value
-
-
-def _planted(blocks: SiteBatch, x: Tensor) -> SiteBatch:
-    """The same blocks with what is planted in place of their activations."""
-    return blocks._replace(x=blocks.x.to(x.dtype).masked_scatter(blocks.scored.unsqueeze(-1), x))
