@@ -194,6 +194,7 @@ def fake_curves(has_nfm):
         return {
             "watched": watched,
             "tokens_per_step": 1000,
+            "late_from": 150,
             "late_change": 0.02,
             "flat": True,
             "loss": [[int(step), float(value)] for step, value in zip(steps, loss, strict=True)],

@@ -16,7 +16,7 @@ from sae_nfm.attribution.resumed import Resumed
 from sae_nfm.attribution.sketch import DEPTH, CountSketch
 from sae_nfm.attribution.sums import ChosenPairs, PairSums, PairTable
 from sae_nfm.evaluation.blocks import ScoredBlocks
-from sae_nfm.findings.attribution import Half, curves, named_pairs
+from sae_nfm.findings.attribution import Half, accounted, curves, named_pairs
 from sae_nfm.models.pairs import PairOrder
 from sae_nfm.stages.attributed import Passes, write
 from sae_nfm.store.ranks import Ranks
@@ -201,6 +201,18 @@ def test_a_control_that_may_take_away_nothing_is_no_measure_of_the_best(of_contr
     assert necessity["best_control"] == "random"
     found = necessity["times_best_control"]
     assert found is None if times is None else found["value"] == pytest.approx(times)
+
+
+@pytest.mark.parametrize(("of_linear", "share"), [([9.0, 8.0, 10.0], 0.5), ([27.0, 0.0, 0.0], None)])
+def test_shares_of_a_kl_that_may_be_nothing_are_withheld(of_linear, share):
+    kl = np.array(of_linear)
+    parts = {"kl_sae": kl, "kl_sae_linear": kl, "kl_sae_nfm": kl / 2, "kl_nothing": 2 * kl}
+    parts |= {"constant": 0 * kl, "pairs": kl / 2, "sae": kl, "linear": 0 * kl}
+    parts |= {f"error_{name}": kl / 3 for name in ("linear", "interactions", "rest")}
+    found = accounted(Half(parts, np.full(3, 10.0), np.arange(3)), ["pairs"])
+    shares = [found["share_of_linear"], found["error"]["rest"]["share"]]
+    values = [each and each["value"] for each in shares]
+    assert values == ([None, None] if share is None else pytest.approx([share, 1 / 3]))
 
 
 def test_batches_are_dealt_and_go_on():

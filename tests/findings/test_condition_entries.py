@@ -58,6 +58,13 @@ def test_loss_recovered_spans_clean_and_zero(summary):
     assert entries(summary)["zero"]["loss_recovered"] == pytest.approx(0)
 
 
+def test_no_loss_is_recovered_where_a_zero_vector_may_cost_none():
+    costs_nothing = Tokens()
+    ce = costs_nothing.measures.index("ce")
+    costs_nothing.values["zero"][ce] = np.random.default_rng(1).permuted(costs_nothing.values["clean"][ce])
+    assert entries(summary_of(costs_nothing))["sae"]["loss_recovered"] is None
+
+
 def test_the_interval_of_the_ce_increase_keeps_the_pairing(tokens, summary):
     """Both lack the same document at a time, and count the tokens that have a target."""
     targets = np.array(

@@ -90,6 +90,7 @@ def test_what_was_not_trained_to_its_end():
     found = judged(FLAT | {"nfm": rising, "solved": curve(0.1)})
     assert {name: each["flat"] for name, each in found.items()} == {"sae": True, "nfm": False, "solved": None}
     assert found["nfm"]["late_change"] == late_change(rising)
+    assert found["nfm"]["late_from"] == rising["validation"][-2][0]
     assert found["nfm"]["validation"] == rising["validation"]
 
 

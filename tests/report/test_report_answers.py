@@ -120,8 +120,10 @@ def test_whether_each_part_was_trained_to_its_end():
 
 def test_the_end_of_a_curve_is_what_was_measured():
     result = fake_result()
-    result["curves"]["sae"]["validation"] = [[0, 0.3], [100, 0.7], [200, 0.71]]
+    result["curves"]["sae"] |= {"validation": [[0, 0.3], [100, 0.7], [200, 0.71]], "late_from": 100}
     assert "flat by then, its last 50% moved it by 2% of its range" in training(result)[0]
+    del result["curves"]["sae"]["late_from"]  # of an older study
+    assert "flat by then, its end moved it by 2% of its range" in training(result)[0]
 
 
 def test_a_test_in_words():

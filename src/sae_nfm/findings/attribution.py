@@ -48,7 +48,13 @@ class Half(NamedTuple):
 
     def share_of_gain(self, sums: Float[np.ndarray, " document"]) -> Jackknife | None:
         """As a share of the gain; None where the gain may be 0."""
-        return ratio(sums, self.gain) if self.mean(self.gain).shows_more_than(0) else None
+        return self.share(sums, self.gain)
+
+    def share(
+        self, sums: Float[np.ndarray, " document"], whole: Float[np.ndarray, " document"]
+    ) -> Jackknife | None:
+        """As a share of the whole; None where that may be 0."""
+        return ratio(sums, whole) if self.mean(whole).shows_more_than(0) else None
 
 
 def ratio(a: Float[np.ndarray, " document"], b: Float[np.ndarray, " document"]) -> Jackknife:
@@ -74,7 +80,7 @@ def accounted(half: Half, orders: Sequence[str]) -> dict[str, Any]:
     found = {
         "kl": {name: as_json(half.mean(parts[f"kl_{name}"])) for name in ("sae", "sae_linear", "sae_nfm")},
         "gain": as_json(half.mean(half.gain)),
-        "share_of_linear": as_json(ratio(half.gain, parts["kl_sae_linear"])),
+        "share_of_linear": as_json(half.share(half.gain, parts["kl_sae_linear"])),
         "made_of": {
             name: {"value": as_json(half.mean(sums)), "share": as_json(half.share_of_gain(sums))}
             for name, sums in of_gain.items()
@@ -84,7 +90,7 @@ def accounted(half: Half, orders: Sequence[str]) -> dict[str, Any]:
     if "sae" in parts:
         error = {name: parts[f"error_{name}"] for name in ("linear", "interactions", "rest")}
         found["error"] = {
-            name: {"value": as_json(half.mean(sums)), "share": as_json(ratio(sums, parts["kl_sae"]))}
+            name: {"value": as_json(half.mean(sums)), "share": as_json(half.share(sums, parts["kl_sae"]))}
             for name, sums in error.items()
         }
         found["completeness"] |= {
@@ -171,16 +177,13 @@ def _necessity(choice: Choice, sets: Mapping[str, Mapping[str, Tensor]], half: H
     if "attribution" not in taken or not controls:
         return {"necessity": None}
     best = max(controls, key=lambda name: controls[name].sum())
-    takes_away = half.mean(controls[best]).shows_more_than(0)
     return {
         "necessity": {
             "size": size,
             "taken_away": as_json(half.share_of_gain(taken["attribution"])),
             "best_control": best,
             "of_best_control": as_json(half.share_of_gain(controls[best])),
-            "times_best_control": as_json(
-                ratio(taken["attribution"], controls[best]) if takes_away else None
-            ),
+            "times_best_control": as_json(half.share(taken["attribution"], controls[best])),
         }
     }
 

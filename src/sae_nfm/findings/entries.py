@@ -65,12 +65,13 @@ def _kl(summary: Summary, name: str) -> dict[str, Any]:
 
 
 def _loss_recovered(summary: Summary, name: str, clean: str) -> float | None:
-    """1 − (CE − CE(clean)) / (CE(zero) − CE(clean)); None where the zero vector was not spliced in."""
+    """1 − (CE − CE(clean)) / (CE(zero) − CE(clean)).
+
+    None where the zero vector was not spliced in, or may cost nothing.
+    """
     zero = summary.of_role("zero")
-    if zero is None:
-        return None
-    of_clean = summary.mean("ce", clean)[0]
-    return float(1 - (summary.mean("ce", name)[0] - of_clean) / (summary.mean("ce", zero)[0] - of_clean))
+    share = None if zero is None else summary.share("ce", name, clean, start=zero)
+    return None if share is None else share.value
 
 
 def _top_n(top_n: int, plain: dict[str, float]) -> dict[str, Any]:

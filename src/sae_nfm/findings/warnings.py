@@ -51,6 +51,11 @@ def late_change(curve: Mapping[str, Any]) -> float | None:
     return abs(values[-1] - early[-1][1]) / (max(values) - min(values))
 
 
+def late_from(curve: Mapping[str, Any]) -> int | None:
+    """The step that `late_change` counts from; None where there is none."""
+    return None if late_change(curve) is None else _early(_points(curve))[-1][0]
+
+
 def _points(curve: Mapping[str, Any]) -> list[tuple[int, float]]:
     return [(step, value) for step, value in curve["validation"] if value is not None]
 
@@ -65,7 +70,8 @@ def judged(curves: Mapping[str, Any]) -> dict[str, Any]:
     changes = {name: late_change(curve) for name, curve in curves.items()}
     flat = {name: None if change is None else change <= MOVING for name, change in changes.items()}
     return {
-        name: {**curve, "late_change": changes[name], "flat": flat[name]} for name, curve in curves.items()
+        name: {**curve, "late_from": late_from(curve), "late_change": changes[name], "flat": flat[name]}
+        for name, curve in curves.items()
     }
 
 
@@ -110,12 +116,11 @@ def _interactions_that_harm(marginal: Mapping[str, Any] | None) -> str | None:
 
 
 def _not_flat(name: str, curve: Mapping[str, Any]) -> str | None:
-    change = late_change(curve)
-    if change is None or change <= MOVING:
+    change, start = late_change(curve), late_from(curve)
+    if change is None or start is None or change <= MOVING:
         return None
-    tokens, figure = curve["validation"][-1][0] * curve["tokens_per_step"], curve["watched"].replace("_", " ")
-    points = _points(curve)
-    late = f"{1 - _early(points)[-1][0] / points[-1][0]:.0%}"
+    last, figure = curve["validation"][-1][0], curve["watched"].replace("_", " ")
+    tokens, late = last * curve["tokens_per_step"], f"{1 - start / _points(curve)[-1][0]:.0%}"
     return (
         f"{name}: not trained to its end; the last {'quarter' if late == '25%' else late} of its {tokens:,} "
         f"tokens moved its {figure} by {change:.0%} of all that it moved"

@@ -18,7 +18,6 @@ from sae_nfm.report.estimates import (
 
 _REFERENCES = ("clean", "identity", "zero", "mean")
 _LEVEL = 0.05
-_EARLY = 0.75
 
 
 def worst(result: Mapping[str, Any]) -> str | None:
@@ -141,7 +140,7 @@ def _stage(result: Mapping[str, Any], name: str, curve: Mapping[str, Any]) -> st
     )
     if change is not None:
         judgement = "flat" if curve.get("flat") else "not flat"
-        said += f"; it was {judgement} by then, its {_end(points)} moved it by {change:.0%} of its range"
+        said += f"; it was {judgement} by then, its {_end(curve, last)} moved it by {change:.0%} of its range"
     best = number(lookup(result, "validation", name, "best_step"))
     kept = (
         f"; the weights kept are those of step {best:,.0f} of {last:,}, the best"
@@ -151,10 +150,12 @@ def _stage(result: Mapping[str, Any], name: str, curve: Mapping[str, Any]) -> st
     return f"{said}{kept}."
 
 
-def _end(points: list[tuple[int, float]]) -> str:
-    """What follows the last validation in the first three quarters of the steps: of this is `late_change`."""
-    last = points[-1][0]
-    late = f"{1 - max(step for step, _ in points if step <= _EARLY * last) / last:.0%}"
+def _end(curve: Mapping[str, Any], last: int) -> str:
+    """What `late_change` is of."""
+    start = number(curve.get("late_from"))
+    if start is None:
+        return "end"
+    late = f"{1 - start / last:.0%}"
     return f"last {'quarter' if late == '25%' else late}"
 
 

@@ -11,8 +11,6 @@ from sae_nfm.report.estimates import number
 from sae_nfm.report.plotstyle import BLUE
 from sae_nfm.report.themed import BAND, PAPER, report_figure
 
-_LATE = 0.75
-
 
 def draw_curves(result: Mapping[str, Any]) -> Figure | None:
     """A row per stage: the loss on training tokens, and what validation documents said."""
@@ -34,7 +32,8 @@ def draw_curves(result: Mapping[str, Any]) -> Figure | None:
 def _draw(axes: Axes, curve: Mapping[str, Any], points: list[list[float]], line: str) -> None:
     told = [(step * curve["tokens_per_step"], value) for step, value in points if number(value) is not None]
     end = max(curve["loss"][-1][0], curve["validation"][-1][0]) * curve["tokens_per_step"]
-    axes.axvspan(_LATE * end, end, color=BAND, lw=0, zorder=0)
+    if (start := number(curve.get("late_from"))) is not None:
+        axes.axvspan(start * curve["tokens_per_step"], end, color=BAND, lw=0, zorder=0)
     if told:
         axes.plot(*zip(*told, strict=True), line, color=BLUE, lw=1.8, ms=5, mfc=PAPER)
     axes.set_xlim(0, 1.02 * end)

@@ -32,7 +32,8 @@ _CAPTIONS = {
     "kl_by_document": "Each document counts once, whatever its length. The outermost bars hold what lies "
     "beyond.",
     "training_curves": "Left: mean over each hundredth of the steps. Right: validation documents; a stage "
-    "keeps the weights of its best validation, the start included. Shaded: the last quarter.",
+    "keeps the weights of its best validation, the start included. Shaded: the end that is "
+    "judged flat or not.",
 }
 
 

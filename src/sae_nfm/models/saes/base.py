@@ -34,7 +34,8 @@ class Attempt(NamedTuple):
     """Mean number of active latents per token."""
     terms: dict[str, Float[Tensor, ""]]
     """The family's own terms of the loss, weighted, by name: they are added to the objective's. Where a term
-    is an error, it is a fraction of the batch's variance (`variance`), as the objective's is."""
+    is an error of the activation, it is a fraction of the batch's variance (`variance`), as the objective's
+    is; AuxK's is of the residual, and a fraction of that."""
 
     def codes(self) -> Codes:
         """The active latents of every token."""
