@@ -1,7 +1,9 @@
 """Studies of seconds, run as a user runs them: `python -m sae_nfm …` in processes of their own."""
 
 import json
+import multiprocessing
 import os
+import runpy
 import subprocess
 import sys
 import time
@@ -18,6 +20,24 @@ SETTINGS = [
 ]
 
 
+FORKING = multiprocessing.get_context("forkserver")
+"""Starts processes that have imported what a study needs, which takes longer than a tiny study does."""
+FORKING.set_forkserver_preload(["sae_nfm.__main__", "sae_nfm.launch.single", "sae_nfm.report.html"])
+
+
+def study(arguments: list[str], folder: Path, environment: dict[str, str]) -> None:
+    """What `python -m sae_nfm` does, in this process."""
+    with (folder / "printed.log").open("w") as printed:
+        for stream in (1, 2):
+            os.dup2(printed.fileno(), stream)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.path[:0] = [str(TESTS)]
+    sys.argv[1:] = arguments
+    runpy.run_module("sae_nfm", run_name="__main__", alter_sys=True)
+
+
 class Suite:
     """Runs tiny studies that share a corpus and a store.
 
@@ -32,19 +52,31 @@ class Suite:
 
     def start(self, *overrides: str, sweep: bool = False) -> subprocess.Popen:
         """A study or a sweep under way; what it prints goes to `printed.log`."""
-        path = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
-        environment = os.environ | {"PYTHONPATH": path}
         flags = ["-m"] if sweep else []
         with (self.folder / "printed.log").open("w") as printed:
             return subprocess.Popen(
                 [sys.executable, "-m", "sae_nfm", *flags, *self.settings, *overrides],
-                cwd=self.folder, env=environment, stdout=printed, stderr=subprocess.STDOUT,
+                cwd=self.folder, env=self._environment(), stdout=printed, stderr=subprocess.STDOUT,
             )  # fmt: skip
 
     def run(self, *overrides: str, sweep: bool = False, timeout: float = 400) -> tuple[int, str]:
         """Exit status and output of a study or a sweep."""
-        status = self.start(*overrides, sweep=sweep).wait(timeout)
+        if sweep:
+            status = self.start(*overrides, sweep=True).wait(timeout)
+        else:
+            arguments = [*self.settings, *overrides]
+            process = FORKING.Process(target=study, args=(arguments, self.folder, self._environment()))
+            process.start()
+            process.join(timeout)
+            if (status := process.exitcode) is None:
+                process.kill()
+                raise TimeoutError(f"it did not end in {timeout:.0f} s")
         return status, (self.folder / "printed.log").read_text()
+
+    @staticmethod
+    def _environment() -> dict[str, str]:
+        path = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
+        return os.environ | {"PYTHONPATH": path}
 
     def artifacts(self, kind: str) -> list[str]:
         """What is in the store, finished or not; locks left out."""

@@ -53,7 +53,10 @@ def size(folder):
         ("activations=cached",),
         ("stages=[sae,nfm_linear,nfm,finetune]", "stage.finetune.tokens=8192"),
         ("attribution=pairs", "attribution.tokens=700", "nfm_train_tokens=8192"),
-        ("experiment=planted", "plant.num_tuples=2", "nfm_objective=kl", "tuning_tokens=8192"),
+        (
+            *("experiment=planted", "plant.num_tuples=2", "nfm_train_tokens=8192", "nfm.d_embed=8"),
+            *("nfm_objective=kl", "tuning_tokens=8192"),
+        ),
     ],
     ids=["streamed", "cached", "tuned", "attributed", "planted"],
 )
