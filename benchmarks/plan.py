@@ -24,6 +24,10 @@ SETTINGS = {
     "kl": [
         "nfm_objective=kl", "tuning_tokens=65536", "train_tokens=131072", "sae.d_sae=4096", "eval_tokens=4096"
     ],
+    "attributed": [
+        *("attribution=pairs", "attribution.further_seeds=0", "attribution.tokens=2048"),
+        *("sae.d_sae=4096", "train_tokens=65536", "linear_tokens=65536", "eval_tokens=4096"),
+    ],
 }  # fmt: skip
 LOOK_EVERY = 0.1  # seconds
 COMMAND = [sys.executable, "-m", "sae_nfm", "experiment=quickstart", "trainer=cpu", "logger=none"]

@@ -20,7 +20,7 @@ from sae_nfm.settings.values import NotAllowed
 from tiny_studies import Suite, wait_until
 
 DOCS = Path(__file__).parents[1] / "docs"
-NFM = ("sae.k=8", "nfm_train_tokens=40960", "nfm.d_embed=16", "eval_tokens=1500")
+NFM = ("sae.k=8", "nfm_train_tokens=20480", "nfm.d_embed=16", "eval_tokens=900")
 PAIRS = (*NFM, "attribution=pairs", "attribution.nodes=4", "attribution.named=4", "attribution.harmful=2",
          "attribution.batch_size=4")  # fmt: skip
 FORMS = {"order 2": (), "hidden": ("nfm.mlp=true",), "order 3": ("nfm.order=3",)}
@@ -148,13 +148,10 @@ def test_a_finished_study_is_attributed_by_a_command(suite, alone):
     ],
 )
 def test_what_cannot_be_attributed_is_told_in_a_line(suite, alone, arguments, said):
-    done = subprocess.run(
-        [sys.executable, "-m", "sae_nfm.attribute", *arguments],
-        cwd=suite.folder, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("error: ")
-    assert said in done.stderr
+    status, printed = suite.forked("sae_nfm.attribute", *arguments)
+    assert status == 1
+    assert printed.splitlines()[-1].startswith("error: ")
+    assert said in printed
 
 
 def test_a_study_is_attributed_elsewhere_as_it_was_trained(tmp_path):

@@ -25,8 +25,8 @@ FORKING = multiprocessing.get_context("forkserver")
 FORKING.set_forkserver_preload(["sae_nfm.__main__", "sae_nfm.launch.single", "sae_nfm.report.html"])
 
 
-def study(arguments: list[str], folder: Path, environment: dict[str, str]) -> None:
-    """What `python -m sae_nfm` does, in this process."""
+def as_main(module: str, arguments: list[str], folder: Path, environment: dict[str, str]) -> None:
+    """What `python -m` does, in this process."""
     with (folder / "printed.log").open("w") as printed:
         for stream in (1, 2):
             os.dup2(printed.fileno(), stream)
@@ -35,7 +35,7 @@ def study(arguments: list[str], folder: Path, environment: dict[str, str]) -> No
     os.environ.update(environment)
     sys.path[:0] = [str(TESTS)]
     sys.argv[1:] = arguments
-    runpy.run_module("sae_nfm", run_name="__main__", alter_sys=True)
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 class Suite:
@@ -61,16 +61,20 @@ class Suite:
 
     def run(self, *overrides: str, sweep: bool = False, timeout: float = 400) -> tuple[int, str]:
         """Exit status and output of a study or a sweep."""
-        if sweep:
-            status = self.start(*overrides, sweep=True).wait(timeout)
-        else:
-            arguments = [*self.settings, *overrides]
-            process = FORKING.Process(target=study, args=(arguments, self.folder, self._environment()))
-            process.start()
-            process.join(timeout)
-            if (status := process.exitcode) is None:
-                process.kill()
-                raise TimeoutError(f"it did not end in {timeout:.0f} s")
+        if not sweep:
+            return self.forked("sae_nfm", *self.settings, *overrides, timeout=timeout)
+        status = self.start(*overrides, sweep=True).wait(timeout)
+        return status, (self.folder / "printed.log").read_text()
+
+    def forked(self, module: str, *arguments: str, timeout: float = 400) -> tuple[int, str]:
+        """Exit status and output of a program of the package."""
+        how = (module, list(arguments), self.folder, self._environment())
+        process = FORKING.Process(target=as_main, args=how)
+        process.start()
+        process.join(timeout)
+        if (status := process.exitcode) is None:
+            process.kill()
+            raise TimeoutError(f"it did not end in {timeout:.0f} s")
         return status, (self.folder / "printed.log").read_text()
 
     @staticmethod

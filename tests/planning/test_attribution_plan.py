@@ -48,22 +48,31 @@ def test_sets_and_single_ablations_are_as_many_as_are_chosen():
 def attribute(choosing, verifying, further_seeds):
     """The stage, without its model."""
     stage = Attribute.__new__(Attribute)
-    stage.how = SimpleNamespace(features=False, nodes=4, further_seeds=further_seeds)
+    stage.how = SimpleNamespace(
+        features=False, nodes=4, further_seeds=further_seeds, busiest=10, batch_size=8
+    )
     stage.halves = SimpleNamespace(choosing=range(choosing), verifying=range(verifying))
     blocks = SimpleNamespace(context=16)
     stage.scored = SimpleNamespace(num_tokens=3000, num_blocks=200, blocks=blocks)
     return stage
 
 
-def test_a_study_that_attributes_has_a_line_for_it():
+def test_a_study_that_attributes_has_a_line_for_it(tmp_path):
     stage = attribute(choosing=90, verifying=100, further_seeds=2)
+    task, _ = small_task(tmp_path)  # 20 latents, 6 of them active
     activations = SimpleNamespace(
-        site=SimpleNamespace(layer=0), store=SimpleNamespace(ranks=SimpleNamespace(world_size=2))
+        lm=task.lm,
+        site=SimpleNamespace(layer=0),
+        store=SimpleNamespace(ranks=SimpleNamespace(world_size=2)),
     )
+    workshop = SimpleNamespace(activations=activations, autoencoder=task.autoencoder)
     speeds, model = Speeds(1.0, 10.0, {}, {}), Model([3.0, 4.0], 5.0, 0)
-    line = line_of_attribution([stage], model, speeds, activations)
+    line = line_of_attribution([stage], model, speeds, workshop)
     assert line.planned.demand.tokens == 3000 * 190 / 200
     blocks, suffix = 190 + 2 * 90, 2 * 4 * 6 * 100 + 2 * 200 * 16
     assert line.seconds == 16 * (blocks * (1 + 10 * (4 + 3 * 4)) + 10 * suffix) / 2
     assert line.operations == 16 * (blocks * (3 + 9 * (4 + 2 * 4)) + 9 * suffix)
-    assert line_of_attribution([], model, speeds, activations) is None
+    tokens, width = 16 * 16, task.lm.d_model * len(task.lm.layers)  # 16 blocks without a pair each at once
+    assert line.memory.computing == 180 * 8 * 16 * 15 + 8 * 4 * tokens * width
+    assert line.memory.kept == 4 * (32 * 10**2 + 8 * 5 * 2**20) + 24 * 10**2  # a sketch of the other pairs
+    assert line_of_attribution([], model, speeds, workshop) is None

@@ -14,7 +14,7 @@ from sae_nfm.models.codes import Codes
 from sae_nfm.models.pairs import PairOrder
 from sae_nfm.training.through_model import SiteBatch, ThroughModel
 
-_ROWS = 16
+ROWS = 16
 """Blocks, each without a pair, that go through the suffix at once."""
 BLOCKS_EACH = 16
 """That a single pair is taken out of, on average."""
@@ -112,8 +112,8 @@ class SingleAblations(Float64Sums):
         for name in ("sae_linear", "sae_nfm"):
             ends[name] = torch.zeros(num_blocks, dtype=torch.float64, device=cell.device)
             ends[name].index_add_(0, block_of, found.kl[name].double())
-        for start in range(0, len(drawn), _ROWS):
-            rows = drawn[start : start + _ROWS]
+        for start in range(0, len(drawn), ROWS):
+            rows = drawn[start : start + ROWS]
             without, alone = self._ablated(found, rows, places, token, through)
             for (pair, block), left, one in zip(rows, without, alone, strict=True):
                 self.left_out[pair] += left - ends["sae_nfm"][block]

@@ -16,6 +16,7 @@ from sae_nfm.models.pairs import PairOrder
 SETS = {2: "pairs", 3: "triples", 4: "quadruples"}
 _WIDTH = 1 << 20
 """Cells of a sketch's row."""
+SKETCH_BYTES = 8 * DEPTH * _WIDTH
 
 
 class PartSums(Float64Sums):

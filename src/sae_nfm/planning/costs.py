@@ -187,8 +187,13 @@ def training_memory(planned: Planned, activations: SiteActivations) -> Memory:
     ]
     computing = max(codes[0], codes[1] - read)  # a sample is read before anything is trained
     if demand.through_model:
-        computing += _ALIVE * cfg.batch_tokens // shares * d * _FLOAT * len(activations.lm.layers)
+        computing += memory_of_layers(cfg.batch_tokens // shares, activations.lm)
     return Memory(read, computing, _TRAINED * _FLOAT * _trained(autoencoder, demand.parts))
+
+
+def memory_of_layers(tokens: int, lm: LanguageModel) -> int:
+    """Bytes that the layers keep of tokens for the way back."""
+    return _ALIVE * tokens * lm.d_model * _FLOAT * len(lm.layers)
 
 
 def _trained(autoencoder: Autoencoder, parts: Collection[Part]) -> int:

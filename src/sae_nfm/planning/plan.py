@@ -10,7 +10,7 @@ from rich.table import Column, Table
 
 from sae_nfm.lm.model import DTYPES, LanguageModel
 from sae_nfm.models.least_squares import free_bytes
-from sae_nfm.planning.attribution import line_of_attribution
+from sae_nfm.planning.attribution import attribution_of, line_of_attribution, memory_of_attribution
 from sae_nfm.planning.costs import (
     Memory,
     Model,
@@ -116,8 +116,8 @@ def plan_of(stages: Sequence[Stage], workshop: PlannedWorkshop) -> Plan:
         tokens * (speeds.prefix + draws * speeds.suffix) / at.store.ranks.world_size,
         memory_of_evaluation(evaluate, at.lm),
     )
-    memory = base + max(line.memory.total for line in [*lines, judged])
-    attributed = line_of_attribution(stages, model, speeds, at)
+    attributed = line_of_attribution(stages, model, speeds, workshop)
+    memory = base + max(line.memory.total for line in [*lines, judged, *filter(None, [attributed])])
     written = (disk(planned), peak_disk(planned, at))
     measurements, where = counted * scored.num_tokens, (str(at.lm.device), at.store.ranks.world_size)
     plan = Plan(lines, judged, scored.num_tokens, measurements, *written, memory, *where, speed, attributed)
@@ -131,8 +131,11 @@ def memory_of(stages: Sequence[Stage], workshop: PlannedWorkshop) -> Memory:
     for stage in stages:
         stage.obtain(workshop)
     at = workshop.activations
-    making = [training_memory(each, at) for each in workshop.planned]
-    return Memory.most([*making, memory_of_evaluation(evaluation_of(stages), at.lm)])
+    most = [training_memory(each, at) for each in workshop.planned]
+    most.append(memory_of_evaluation(evaluation_of(stages), at.lm))
+    if (stage := attribution_of(stages)) is not None:
+        most.append(memory_of_attribution(stage, workshop.autoencoder, at.lm))
+    return Memory.most(most)
 
 
 def evaluation_of(stages: Sequence[Stage]) -> Evaluate:
@@ -157,7 +160,8 @@ def _refuse_what_has_no_room(plan: Plan, workshop: PlannedWorkshop, base: int) -
         raise NotAllowed("artifacts", root, allowed, f"{free / _GB:.1f} GB are free there")
     grows, left = (plan.memory - base) * _sharing(plan, at), free_bytes(at.lm.device)
     if grows > left:
-        worst = max([*plan.lines, plan.evaluation], key=lambda line: line.memory.total).planned.name
+        each = [*plan.lines, plan.evaluation, *filter(None, [plan.attribution])]
+        worst = max(each, key=lambda line: line.memory.total).planned.name
         allowed = f"devices with {grows / _GB:.1f} GB more, which {worst} takes"
         because = f"{left / _GB:.1f} GB are free on {plan.device}"
         raise NotAllowed("trainer.accelerator", at.cfg.trainer.accelerator, allowed, because)
