@@ -47,6 +47,7 @@ def test_every_condition_is_there_and_every_figure_is_a_number(result):
     assert {path.split("/", 2)[2] for path in missing} <= {
         *("by_position/kl", "by_position/ci95"),  # of BOS
         *("baseline", "reconstruction"),  # of what is none
+        "loss_recovered",  # at 700 tokens a zero's loss may be no higher
     }
     assert set(result["pathology"]["sae_nfm"]) == set(MATCHED)
     assert all(0 <= test["p_holm"] <= 1 for test in result["tests"])
