@@ -22,7 +22,7 @@ from tiny_studies import Suite, wait_until
 DOCS = Path(__file__).parents[1] / "docs"
 NFM = ("sae.k=8", "nfm_train_tokens=20480", "nfm.d_embed=16", "eval_tokens=900")
 PAIRS = (*NFM, "attribution=pairs", "attribution.nodes=4", "attribution.named=4", "attribution.harmful=2",
-         "attribution.batch_size=4")  # fmt: skip
+         "attribution.batch_size=8")  # fmt: skip
 FORMS = {"order 2": (), "hidden": ("nfm.mlp=true",), "order 3": ("nfm.order=3",)}
 
 
@@ -51,7 +51,7 @@ def numbers(value, name=""):
     return {key: number for k, item in items for key, number in numbers(item, f"{name}/{k}").items()}
 
 
-@pytest.fixture(scope="module", params=FORMS)
+@pytest.fixture(scope="module", params=["order 2", "hidden", pytest.param("order 3", marks=pytest.mark.slow)])
 def form(request, suite):
     return request.param, ran(suite, request.param, *PAIRS, *FORMS[request.param], "attribution=features",
                               "attribution.nodes=8")  # fmt: skip
@@ -182,6 +182,7 @@ def test_without_sums_over_pairs_there_is_nothing_to_attribute(suite, overrides)
     assert "allowed are NFMs with interactions" in printed
 
 
+@pytest.mark.slow
 def test_two_processes_find_what_one_finds(suite, alone):
     together = ran(suite, "two", *PAIRS, "trainer=ddp_cpu")
     assert numbers(together) == pytest.approx(numbers(alone), rel=1e-5, abs=1e-7)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 import sae_nfm
 from tiny_studies import Suite, wait_until
 
-BY_KL = ("nfm_objective=kl", "tuning_tokens=40960", "tuning_optimizer.lr=3e-3")
+BY_KL = ("nfm_objective=kl", "tuning_tokens=20480", "tuning_optimizer.lr=6e-3")
 CHANGES = {
     "finetune": ("stages=[sae,nfm_linear,nfm,finetune]", "stage.finetune.tokens=153600"),
     "joint": ("stages=[joint]", "stage.joint.objective=kl", "stage.joint.tokens=153600"),
@@ -64,7 +64,7 @@ def test_its_beginnings_are_those_of_the_fitted_one(suite, tuned):
     assert list(tuned["stages"]) == ["sae", "nfm_linear", "nfm", "nfm_for_kl"]
     stage = tuned["stages"]["nfm_for_kl"]
     assert (stage["parts"], stage["objective"]) == (["interaction", "linear"], "kl")
-    assert stage["train_tokens"] == 40960
+    assert stage["train_tokens"] == 20480
     assert tuned["artifacts"]["sae"] == fitted["artifacts"]["sae"]
     assert tuned["artifacts"]["nfm"]["fingerprint"] == stage["artifact"]
 
@@ -97,8 +97,8 @@ def test_a_run_with_a_tuned_nfm_can_be_loaded(suite, tuned):
 
 def test_all_parts_can_be_trained_further_together(suite):
     fitted = suite.result("fitted")
-    stages = ("stages=[sae,nfm_linear,nfm,finetune]", "stage.finetune.tokens=40960")
-    found = ran(suite, "finetuned", *stages, "tuning_optimizer.lr=3e-3")
+    stages = ("stages=[sae,nfm_linear,nfm,finetune]", "stage.finetune.tokens=20480")
+    found = ran(suite, "finetuned", *stages, "tuning_optimizer.lr=6e-3")
     assert kl(found, "sae_nfm") < 0.9 * kl(fitted, "sae_nfm")
     assert found["sae"]["l0"] == fitted["sae"]["l0"] == 4
     assert found["artifacts"]["sae"]["fingerprint"] == found["artifacts"]["nfm"]["fingerprint"]
@@ -110,7 +110,7 @@ def test_all_parts_can_be_trained_further_together(suite):
 
 
 def test_what_is_planted_stays_where_the_nfm_is_trained_for_kl(suite):
-    small = ("sae.d_sae=64", "nfm.d_embed=8", "nfm_train_tokens=40960")
+    small = ("sae.d_sae=64", "nfm.d_embed=8", "nfm_train_tokens=20480")
     found = ran(suite, "planted", "experiment=planted", *small, *BY_KL, "tuning_tokens=16384")
     assert found["planted"]["kind"] == "pairs"
     assert found["marginal_interaction"]["against"] == "linear_alone"
@@ -139,7 +139,7 @@ def test_joint_training_and_its_controls(suite):
     assert found["conditions"]["sae_alone"]["mse"] < found["conditions"]["sae"]["mse"]
 
 
-@pytest.mark.parametrize("family", ["batch_topk", "jumprelu"])
+@pytest.mark.parametrize("family", [pytest.param("batch_topk", marks=pytest.mark.slow), "jumprelu"])
 def test_an_sae_of_any_family_is_trained_from_scratch_for_kl(suite, family):
     overrides = ("stages=[e2e]", "nfm=none", f"sae={family}", "l0=4", "train_tokens=81920")
     other = Suite(suite.folder, suite.folder)

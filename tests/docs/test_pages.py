@@ -21,9 +21,15 @@ WITH_PYTHON = [
 ]
 
 
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory):
+    """Where a reader goes from page to page, and finds what an earlier one trained."""
+    return tmp_path_factory.mktemp("desk")
+
+
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=map(name, WITH_PYTHON))
-def test_its_python_runs_as_printed(page, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_its_python_runs_as_printed(page, desk, monkeypatch):
+    monkeypatch.chdir(desk)
     session = {"__name__": "__main__"}
     for title, block in blocks(page.read_text(), "python"):
         if title is None:

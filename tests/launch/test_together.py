@@ -67,12 +67,14 @@ def test_artifacts_and_figures_are_those_of_single_jobs(swept, tmp_path, corpus_
         assert result["fingerprint"] == single["fingerprint"]
 
 
+@pytest.mark.slow
 def test_studies_that_train_through_the_model_in_half_precision_keep_to_themselves(tmp_path, corpus_file):
     """One trains while the other's model runs without gradients, each under its own autocast."""
     suites = [Suite(tmp_path / name, corpus_file) for name in ("together", "alone")]
     for suite in suites:
         suite.folder.mkdir()
-        suite.settings += ["trainer.precision=bf16-mixed", "evaluation.top_n=3", "tuning_tokens=8192"]
+        suite.settings += ["trainer.precision=bf16-mixed", "evaluation.top_n=3", "tuning_tokens=2048"]
+        suite.settings += ["train_tokens=4096", "eval_tokens=300"]
     together, alone = suites
     status, printed = together.run("nfm_objective=reconstruction,kl", *TOGETHER, sweep=True)
     assert status == 0, printed
@@ -106,7 +108,8 @@ def test_one_that_diverges_ends_no_other_and_says_why(swept):
 
 def test_a_process_that_is_killed_goes_on_where_it_was(tmp_path, corpus_file):
     suite = Suite(tmp_path, corpus_file)
-    overrides = ("sae.d_sae=32,64", "checkpoint_every=50", "train_tokens=307200", *TOGETHER)
+    length = ("train_tokens=122880", "nfm_train_tokens=8192", "checkpoint_every=10")
+    overrides = ("sae.d_sae=32,64", *length, *TOGETHER)
     sweep = suite.start(*overrides, sweep=True)
     sae = suite.folder / "artifacts" / "sae"
     try:

@@ -51,11 +51,14 @@ def size(folder):
     [
         (),
         ("activations=cached",),
-        ("stages=[sae,nfm_linear,nfm,finetune]", "stage.finetune.tokens=8192"),
+        ("stages=[sae,nfm_linear,nfm,finetune]", "stage.finetune.tokens=4096"),
         ("attribution=pairs", "attribution.tokens=700", "nfm_train_tokens=8192"),
-        (
-            *("experiment=planted", "plant.num_tuples=2", "nfm_train_tokens=8192", "nfm.d_embed=8"),
-            *("nfm_objective=kl", "tuning_tokens=8192"),
+        pytest.param(
+            (
+                *("experiment=planted", "plant.num_tuples=2", "nfm_train_tokens=8192", "nfm.d_embed=8"),
+                *("nfm_objective=kl", "tuning_tokens=8192"),
+            ),
+            marks=pytest.mark.slow,
         ),
     ],
     ids=["streamed", "cached", "tuned", "attributed", "planted"],
