@@ -23,7 +23,11 @@ DOCS = Path(__file__).parents[1] / "docs"
 NFM = ("sae.k=8", "nfm_train_tokens=20480", "nfm.d_embed=16", "eval_tokens=900")
 PAIRS = (*NFM, "attribution=pairs", "attribution.nodes=4", "attribution.named=4", "attribution.harmful=2",
          "attribution.batch_size=8")  # fmt: skip
-FORMS = {"order 2": (), "hidden": ("nfm.mlp=true",), "order 3": ("nfm.order=3",)}
+FORMS = [
+    pytest.param(("order 2", ()), id="order 2"),
+    pytest.param(("hidden", ("nfm.mlp=true",)), id="hidden"),
+    pytest.param(("order 3", ("nfm.order=3",)), id="order 3", marks=pytest.mark.slow),
+]
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +55,10 @@ def numbers(value, name=""):
     return {key: number for k, item in items for key, number in numbers(item, f"{name}/{k}").items()}
 
 
-@pytest.fixture(scope="module", params=["order 2", "hidden", pytest.param("order 3", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=FORMS)
 def form(request, suite):
-    return request.param, ran(suite, request.param, *PAIRS, *FORMS[request.param], "attribution=features",
-                              "attribution.nodes=8")  # fmt: skip
+    name, overrides = request.param
+    return name, ran(suite, name, *PAIRS, *overrides, "attribution=features", "attribution.nodes=8")
 
 
 def test_what_parts_take_off_adds_up(form):

@@ -111,7 +111,7 @@ def test_all_parts_can_be_trained_further_together(suite):
 
 def test_what_is_planted_stays_where_the_nfm_is_trained_for_kl(suite):
     small = ("sae.d_sae=64", "nfm.d_embed=8", "nfm_train_tokens=20480")
-    found = ran(suite, "planted", "experiment=planted", *small, *BY_KL, "tuning_tokens=16384")
+    found = ran(suite, "planted", "experiment=planted", *small, *BY_KL)
     assert found["planted"]["kind"] == "pairs"
     assert found["marginal_interaction"]["against"] == "linear_alone"
     assert "sae_alone" not in found["conditions"]  # it would move what is planted on

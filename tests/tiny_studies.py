@@ -22,7 +22,7 @@ SETTINGS = [
 
 FORKING = multiprocessing.get_context("forkserver")
 """Starts processes that have imported what a study needs, which takes longer than a tiny study does."""
-FORKING.set_forkserver_preload(["hydra", "sae_nfm.launch.single", "sae_nfm.report.html"])
+FORKING.set_forkserver_preload(["sae_nfm.launch.single", "sae_nfm.report.html"])
 
 
 def as_main(module: str, arguments: list[str], folder: Path, environment: dict[str, str]) -> None:
